@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Final
 
 import uuid_utils
+
+_LOST: Final = "/lost"
 
 
 def new_id() -> str:
@@ -21,6 +24,17 @@ def attempt_id(task_id: str, number: int) -> str:
 def usage_id(attempt: str, execution_id: str) -> str:
     """Id of a usage event; includes the execution, since an attempt that ran twice is billed twice."""
     return f"{attempt}/{execution_id}"
+
+
+def lost_usage_id(attempt: str, execution_id: str) -> str:
+    """Id of the usage event of an execution that was lost: another one than that of what it consumed, which its worker
+    may still record."""
+    return f"{usage_id(attempt, execution_id)}{_LOST}"
+
+
+def recorded_usage_id(event_id: str) -> str | None:
+    """Id of the event that takes the place of the one with this id, if that is of an execution that was lost."""
+    return event_id.removesuffix(_LOST) if event_id.endswith(_LOST) else None
 
 
 def attempt_of_usage(event_id: str) -> str:

@@ -128,7 +128,15 @@ ATTEMPTS_FINISHED = TopicSpec(
 ATTEMPTS_FINISHED_CLOUD = TopicSpec(
     # Apart, so that its writer can say nothing about attempts on our own nodes.
     "attempts.finished.cloud", events.AttemptFinished, "route key", "delete", 7 * _DAY_MS, 6,
-    ("cloud-worker",), ("router",), "Outcomes of attempts at cloud providers.", copartitioned=True, dead_letters=True,
+    # The worker that takes over a partition looks up what has ended there.
+    ("cloud-worker",), ("router", "cloud-worker"), "Outcomes of attempts at cloud providers.", copartitioned=True,
+    dead_letters=True,
+)  # fmt: skip
+ATTEMPTS_STARTED = TopicSpec(
+    # As long as the work that they are about.
+    "attempts.started", events.AttemptStarted, "route key", "delete", 7 * _DAY_MS, 6,
+    ("cloud-worker",), ("cloud-worker", "anyone"), "Executions that are about to call a provider that bills.",
+    copartitioned=True,
 )  # fmt: skip
 HISTORY_CHANGED = TopicSpec(
     "history.changed", events.HistoryChanged, "tenant/conversation, or tenant/task id", "delete", 30 * _DAY_MS, 6,
@@ -231,8 +239,8 @@ DEAD_LETTERS_HANDLED = TopicSpec(
 _SPECS = (
     TASKS_SUBMITTED, TASKS_CANCELLED, TASKS_JOURNAL,
     WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH,
-    ATTEMPTS_CANCELLED_LOCAL, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD, TASKS_REPLIES,
-    TASKS_COMPLETED, HISTORY_CHANGED,
+    ATTEMPTS_CANCELLED_LOCAL, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD,
+    ATTEMPTS_STARTED, TASKS_REPLIES, TASKS_COMPLETED, HISTORY_CHANGED,
     USAGE_RECORDED, PROVIDER_BATCHES, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
     FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, POLICIES, SWITCHES,

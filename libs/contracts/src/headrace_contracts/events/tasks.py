@@ -276,7 +276,7 @@ class ModelSettings:
 
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended. Only usage.recorded says lost, of one execution: its worker died in the middle of a call."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -284,6 +284,7 @@ class Outcome(StrEnum):
     FAILED_PERMANENT = "failed_permanent"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +305,8 @@ class AttemptState:
         failure: Why it failed.
         usage: What it consumed.
         cost_nanodollars: What it cost.
+        possibly_billed_nanodollars: What executions of it that were lost may have cost at most beside that, in
+            nano-dollars.
         asked: Whether a model may have been asked. If it is known that none was, the attempt is no try.
     """
 
@@ -322,6 +325,7 @@ class AttemptState:
     failure: Failure | None = None
     usage: Usage = Usage()
     cost_nanodollars: int = 0
+    possibly_billed_nanodollars: int = 0
     asked: bool = True
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
@@ -339,6 +343,7 @@ class AttemptState:
             "failure": None if self.failure is None else ("headrace.common.Failure", self.failure.to_avro(named)) if named else self.failure.to_avro(named),
             "usage": self.usage.to_avro(named),
             "cost_nanodollars": self.cost_nanodollars,
+            "possibly_billed_nanodollars": self.possibly_billed_nanodollars,
             "asked": self.asked,
         }
 
@@ -358,6 +363,7 @@ class AttemptState:
             failure=None if (value_failure := data["failure"]) is None else Failure.from_avro(value_failure),
             usage=Usage.from_avro(data["usage"]),
             cost_nanodollars=data["cost_nanodollars"],
+            possibly_billed_nanodollars=data["possibly_billed_nanodollars"],
             asked=data["asked"],
         )
 

@@ -17,7 +17,7 @@ class UsageRecorded:
     """What one execution of an attempt consumed, whether it succeeded or not.
 
     Attributes:
-        event_id: Attempt id, a slash, the execution id.
+        event_id: Attempt id, a slash, the execution id; of an execution that was lost, /lost follows.
         tenant: Tenant that pays.
         user: User of the task.
         task_id: The task.
@@ -31,8 +31,11 @@ class UsageRecorded:
         model: Model that was called.
         node: Node that answered.
         simulated: Whether a simulator answered; such usage costs what the real model would.
-        outcome: How the attempt ended.
+        outcome: How the execution ended. lost: its worker died, nobody knows what it consumed, and usage is
+            empty.
         usage: What was consumed.
+        possibly_billed_nanodollars: lost: what the provider may have billed at most, in nano-dollars; 0 if the
+            price is not known. A later record of what the execution really consumed takes its place.
         model_ms: How long the model was busy, in milliseconds.
         recorded_at: When it ended. Milliseconds since the epoch, UTC.
         batch: Whether it came from a batch of the provider, which bills such calls at its batch price.
@@ -56,6 +59,7 @@ class UsageRecorded:
     simulated: bool = False
     outcome: Outcome
     usage: Usage
+    possibly_billed_nanodollars: int = 0
     model_ms: float = 0.0
     recorded_at: int
     batch: bool = False
@@ -78,6 +82,7 @@ class UsageRecorded:
             "simulated": self.simulated,
             "outcome": self.outcome,
             "usage": self.usage.to_avro(named),
+            "possibly_billed_nanodollars": self.possibly_billed_nanodollars,
             "model_ms": self.model_ms,
             "recorded_at": self.recorded_at,
             "batch": self.batch,
@@ -102,6 +107,7 @@ class UsageRecorded:
             simulated=data["simulated"],
             outcome=Outcome(data["outcome"]),
             usage=Usage.from_avro(data["usage"]),
+            possibly_billed_nanodollars=data["possibly_billed_nanodollars"],
             model_ms=data["model_ms"],
             recorded_at=data["recorded_at"],
             batch=data["batch"],

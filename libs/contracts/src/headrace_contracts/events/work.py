@@ -14,6 +14,38 @@ from headrace_contracts.events.tasks import AnswerChoice, Message, ModelOperatio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostExecution:
+    """An execution that was announced, and of which nothing was heard again: its worker died, and the provider may have billed it.
+
+    Attributes:
+        execution_id: The execution.
+        worker: Worker that ran it.
+        started_at: When it was announced. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.LostExecution"
+
+    execution_id: str
+    worker: str = ''
+    started_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "execution_id": self.execution_id,
+            "worker": self.worker,
+            "started_at": self.started_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> LostExecution:
+        return cls(
+            execution_id=data["execution_id"],
+            worker=data["worker"],
+            started_at=data["started_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
     """How one attempt ended.
 
@@ -36,6 +68,7 @@ class AttemptFinished:
         node: Node that answered.
         simulated: Whether a simulator answered.
         usage: What it consumed.
+        lost: Earlier executions of the attempt that may have been billed, and whose cost nobody knows.
         queued_ms: From the decision to the start at the worker, in milliseconds.
         first_output_ms: From the start to the first piece of text, in milliseconds.
         model_ms: From the start to the end of the answer, in milliseconds.
@@ -63,6 +96,7 @@ class AttemptFinished:
     node: str | None = None
     simulated: bool = False
     usage: Usage = Usage()
+    lost: tuple[LostExecution, ...] = ()
     queued_ms: float = 0.0
     first_output_ms: float | None = None
     model_ms: float = 0.0
@@ -89,6 +123,7 @@ class AttemptFinished:
             "node": self.node,
             "simulated": self.simulated,
             "usage": self.usage.to_avro(named),
+            "lost": [item.to_avro(named) for item in self.lost],
             "queued_ms": self.queued_ms,
             "first_output_ms": self.first_output_ms,
             "model_ms": self.model_ms,
@@ -117,6 +152,7 @@ class AttemptFinished:
             node=data["node"],
             simulated=data["simulated"],
             usage=Usage.from_avro(data["usage"]),
+            lost=tuple([LostExecution.from_avro(item) for item in data["lost"]]),
             queued_ms=data["queued_ms"],
             first_output_ms=data["first_output_ms"],
             model_ms=data["model_ms"],
@@ -156,6 +192,8 @@ class AttemptRequested:
         reply_token: Shows intake that a reply comes from this attempt: the worker copies it into each piece.
             Null: replies carry none.
         worst_case_nanodollars: Maximum possible cost of this attempt, in nano-dollars.
+        budget_left_nanodollars: What was left of the task's budget before this attempt, in nano-dollars: all
+            its executions together may cost so much. Null: the task has no budget.
         policy_version: Version of the policy that decided.
         requested_at: When it was decided. Milliseconds since the epoch, UTC.
     """
@@ -187,6 +225,7 @@ class AttemptRequested:
     reply_partition: int | None = None
     reply_token: bytes | None = None
     worst_case_nanodollars: int = 0
+    budget_left_nanodollars: int | None = None
     policy_version: str = ''
     requested_at: int
 
@@ -217,6 +256,7 @@ class AttemptRequested:
             "reply_partition": self.reply_partition,
             "reply_token": self.reply_token,
             "worst_case_nanodollars": self.worst_case_nanodollars,
+            "budget_left_nanodollars": self.budget_left_nanodollars,
             "policy_version": self.policy_version,
             "requested_at": self.requested_at,
         }
@@ -249,8 +289,69 @@ class AttemptRequested:
             reply_partition=data["reply_partition"],
             reply_token=data["reply_token"],
             worst_case_nanodollars=data["worst_case_nanodollars"],
+            budget_left_nanodollars=data["budget_left_nanodollars"],
             policy_version=data["policy_version"],
             requested_at=data["requested_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted:
+    """An execution of an attempt is about to call a provider that bills: written and acknowledged before the call, so that a call whose worker dies is known.
+
+    Attributes:
+        attempt_id: The attempt.
+        task_id: The task.
+        tenant: Tenant that pays.
+        home_partition: Partition of the task.
+        execution_id: The execution: an attempt that ran twice has two.
+        worker: Worker that runs it.
+        provider: Provider that will be called.
+        model: Model that will be called.
+        worst_case_nanodollars: Maximum possible cost of the call, in nano-dollars; 0 if its price is not known.
+        started_at: When it was announced. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.work.AttemptStarted"
+
+    attempt_id: str
+    task_id: str
+    tenant: str
+    home_partition: int
+    execution_id: str
+    worker: str = ''
+    provider: str
+    model: str
+    worst_case_nanodollars: int = 0
+    started_at: int
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "attempt_id": self.attempt_id,
+            "task_id": self.task_id,
+            "tenant": self.tenant,
+            "home_partition": self.home_partition,
+            "execution_id": self.execution_id,
+            "worker": self.worker,
+            "provider": self.provider,
+            "model": self.model,
+            "worst_case_nanodollars": self.worst_case_nanodollars,
+            "started_at": self.started_at,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> AttemptStarted:
+        return cls(
+            attempt_id=data["attempt_id"],
+            task_id=data["task_id"],
+            tenant=data["tenant"],
+            home_partition=data["home_partition"],
+            execution_id=data["execution_id"],
+            worker=data["worker"],
+            provider=data["provider"],
+            model=data["model"],
+            worst_case_nanodollars=data["worst_case_nanodollars"],
+            started_at=data["started_at"],
         )
 
 
