@@ -26,14 +26,14 @@ def usage_id(attempt: str, execution_id: str) -> str:
     return f"{attempt}/{execution_id}"
 
 
-def lost_usage_id(attempt: str, execution_id: str) -> str:
-    """Id of the usage event of an execution that was lost: another one than that of what it consumed, which its worker
-    may still record."""
-    return f"{usage_id(attempt, execution_id)}{_LOST}"
+def lost_usage_id(recorded: str) -> str:
+    """Id of the event that says an execution was lost, of the id of its usage event: another one, since its worker may
+    still record what it has consumed."""
+    return f"{recorded}{_LOST}"
 
 
 def recorded_usage_id(event_id: str) -> str | None:
-    """Id of the event that takes the place of the one with this id, if that is of an execution that was lost."""
+    """Id of the usage event that takes the place of the one with this id, if that says that an execution was lost."""
     return event_id.removesuffix(_LOST) if event_id.endswith(_LOST) else None
 
 

@@ -85,7 +85,12 @@ __all__ = [
     "RetryPolicy",
     "Sharing",
     "TopicLane",
+    "ignore_assignment",
 ]
+
+
+def ignore_assignment(_partition: TopicPartition) -> None:
+    """Nothing follows from an assignment."""
 
 
 class ParallelConsumer:
@@ -102,6 +107,7 @@ class ParallelConsumer:
         sharing: Whose share a record takes, and of what.
         on_foreign_position: Told of assigned partitions whose position this engine did not store for the log that is
             there now: it was reset, expired, or belonged to another log. Their records may have been handled before.
+        on_assigned: Told of all assigned partitions: their records may have been begun by another member.
         instance_id: Makes the member a static one.
     """
 
@@ -117,12 +123,14 @@ class ParallelConsumer:
         options: EngineOptions | None = None,
         sharing: Sharing | None = None,
         observer: Observer | None = None,
-        on_foreign_position: Callable[[TopicPartition], None] = lambda _partition: None,
+        on_foreign_position: Callable[[TopicPartition], None] = ignore_assignment,
+        on_assigned: Callable[[TopicPartition], None] = ignore_assignment,
         instance_id: str | None = None,
     ) -> None:
         self._log = log
         self._group = group
         self._instance_id = instance_id
+        self._on_assigned = on_assigned
         self._handler = handler
         self._skip = skip
         self._dead_letters = dead_letters
@@ -422,6 +430,8 @@ class ParallelConsumer:
     # Rebalancing
 
     async def _assigned(self, names: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        for name in names:
+            self._on_assigned(name)
         stored = await self._stored_progress(names)
         return await self._continuity.begin(names, stored)
 

@@ -25,6 +25,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
         "tasks.cancelled",
         "attempts.finished",
         "attempts.finished.cloud",
+        "attempts.started",
         "work.local.interactive",
         "work.local.batch",
         "work.cloud.interactive",

@@ -9,6 +9,7 @@ from headrace_contracts.ids import new_id
 from headrace_contracts.topics import (
     ATTEMPTS_CANCELLED_CLOUD,
     ATTEMPTS_FINISHED_CLOUD,
+    ATTEMPTS_STARTED,
     FLEET_STATUS,
     PROVIDER_BATCHES,
     TASKS_REPLIES,
@@ -36,8 +37,11 @@ from headrace_cloud_worker.decide.offers import choose_provider, with_undated_na
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_cloud_worker.settings import CloudWorkerSettings
 
-WRITES = (ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS, PROVIDER_BATCHES)
-READS = (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, USAGE_RECORDED, PROVIDER_BATCHES)
+WRITES = (ATTEMPTS_STARTED, ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS, PROVIDER_BATCHES)
+READS = (
+    WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_STARTED, ATTEMPTS_FINISHED_CLOUD,
+    USAGE_RECORDED, PROVIDER_BATCHES,
+)  # fmt: skip
 
 
 def build(settings: CloudWorkerSettings) -> Service:

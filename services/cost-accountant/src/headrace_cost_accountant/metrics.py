@@ -16,6 +16,9 @@ class LedgerMetrics:
         self.ledger_waiting = own.gauge("ledger_waiting", "1 while the ledger waits for an outage to end, else 0.")
         self.repeated = own.counter("repeated", "Usage events already in the ledger.")
         self.implausible = own.counter("implausible", "Usage events dead-lettered for implausible numbers.")
+        self.possibly_billed = own.counter(
+            "possibly_billed", "Events of executions that were lost, and may have been billed."
+        )
         self.unpriced = own.counter("unpriced", "Executions booked without a price, by provider.", ("provider",))
         self.windows_running = own.gauge("windows_running", "1 while live windows are computed, else 0.")
         self.windows_failures = own.counter("windows_failures", "Times the computation of live windows failed.")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from headrace_cost_accountant.decide.booking import Implausible, LedgerEntry, entry_of
+from headrace_cost_accountant.decide.booking import Implausible, LedgerEntry, entry_of, rivals
 from headrace_models.prices import PriceBook
 from headrace_streams.applied import Moves
 from headrace_streams.errors import PartitionsLost, TransientError
@@ -17,14 +17,17 @@ from headrace_testing.simulation.network import SimulatedNetwork
 
 
 class SimulatedDatabase:
-    """Entries, unique by event id; balances by tenant, provider and model; consumed offsets. Outlives all processes."""
+    """Entries, unique by event id; balances by tenant, provider and model, and beside them what may have been billed;
+    consumed offsets. Outlives all processes."""
 
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []
         self.balances: dict[tuple[str, str, str], int] = defaultdict(int)
+        self.possibly_billed: dict[tuple[str, str, str], int] = defaultdict(int)
         self.positions: dict[TopicPartition, StoredPosition] = {}
         self.away = False
-        self._booked: dict[str, None] = {}
+        self._booked: dict[str, LedgerEntry] = {}
+        self._superseded: set[str] = set()
 
     def transaction(self, entries: Sequence[LedgerEntry], moves: Moves) -> None:
         """The accountant's statements as one transaction. Raises PartitionsLost."""
@@ -44,9 +47,17 @@ class SimulatedDatabase:
     def book(self, entries: Sequence[LedgerEntry]) -> None:
         for entry in entries:
             if not self.is_booked(entry.event_id):
-                self._booked[entry.event_id] = None
+                self._booked[entry.event_id] = entry
                 self.entries.append(entry)
-                self.balances[entry.tenant, entry.provider, entry.model] += entry.cost_nanodollars
+                key = (entry.tenant, entry.provider, entry.model)
+                self.balances[key] += entry.cost_nanodollars
+                self.possibly_billed[key] += entry.possibly_billed_nanodollars
+        for entry in entries:
+            lost, recorded = rivals(entry)
+            if self.is_booked(lost) and self.is_booked(recorded) and lost not in self._superseded:
+                self._superseded.add(lost)
+                entry = self._booked[lost]
+                self.possibly_billed[entry.tenant, entry.provider, entry.model] -= entry.possibly_billed_nanodollars
 
     def is_booked(self, event_id: str) -> bool:
         """The unique index."""

@@ -91,6 +91,8 @@ class Call:
         refused: Whether there was no connection, so that nothing was asked.
         left: Seconds that it was given.
         answered: Seconds that its answer took; None without one.
+        unaware: Whether its process may already have lost its partitions without knowing it.
+        life_began: When its process started, in seconds since the start.
     """
 
     at: float
@@ -106,6 +108,8 @@ class Call:
     refused: bool = False
     left: float = 0.0
     answered: float | None = None
+    unaware: bool = False
+    life_began: float = 0.0
 
 
 ASKED: contextvars.ContextVar[list[Call]] = contextvars.ContextVar("asked")
@@ -144,10 +148,23 @@ class SimulatedProvider:
 
     Args:
         run: The process, and which of its lives.
+        is_unaware: As in `Call`, at the moment.
+        life_began: As in `Call`.
     """
 
-    def __init__(self, models: Models, run: str, provider: str, node: str, listing: Listing) -> None:
+    def __init__(
+        self,
+        models: Models,
+        run: str,
+        provider: str,
+        node: str,
+        listing: Listing,
+        is_unaware: Callable[[], bool] = lambda: False,
+        life_began: float = 0.0,
+    ) -> None:
         self._models = models
+        self._is_unaware = is_unaware
+        self._life_began = life_began
         self._run = run
         self._provider = provider
         self._node = node
@@ -168,6 +185,7 @@ class SimulatedProvider:
             at=models.clock(), run=self._run, provider=self._provider, node=self._node, model=request.model,
             text="\n".join(message.text for message in request.messages), execution=EXECUTION.get(""),
             listed_elsewhere=request.model in (REMOTE_BY_NAME, REMOTE_BY_HOST), left=request.timeout_seconds,
+            unaware=self._is_unaware(), life_began=self._life_began,
         )  # fmt: skip
         models.calls.append(call)
         models.trace.note(f"asks {about}")

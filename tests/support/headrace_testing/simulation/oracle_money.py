@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from headrace_contracts.events import UsageRecorded
+from headrace_contracts.events import Outcome, Usage, UsageRecorded
 from headrace_streams.records import OffsetAndMetadata, TopicPartition
 
 from headrace_testing.router_twin import PREFIX
@@ -109,7 +109,12 @@ def _settled(topics: Topics, attempt: str) -> int:
 def _executions(judge: Judge) -> Iterator[str]:
     """Usage is recorded only of executions that happened: never more than the calls of models."""
     calls = Counter((call.provider, call.model) for call in judge.world.models.calls)
-    recorded = Counter((event.provider, event.model) for event in judge.topics.usage.values())
+    recorded = Counter(
+        (event.provider, event.model)
+        for event in judge.topics.usage.values()
+        # Nobody knows whether a lost one was called, and one that was stopped before its call has consumed nothing.
+        if event.outcome is not Outcome.LOST and not (event.outcome is Outcome.CANCELLED and event.usage == Usage())
+    )
     for key, count in recorded.items():
         if count > calls[key]:
             yield f"{count} executions of {'/'.join(key)} are recorded, and it was asked {calls[key]} times"

@@ -19,6 +19,7 @@ from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
+from headrace_models.worker.paid_calls import PaidCalls
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
 from headrace_router.adapters.routing_view import RoutingView
@@ -28,7 +29,7 @@ from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.errors import RetryRecord, StreamsError
 from headrace_streams.handling import EngineSnapshot
 from headrace_streams.memory import MemoryLog
-from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane
+from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane, ignore_assignment
 from headrace_streams.projection import Projection
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
@@ -316,8 +317,15 @@ class WorkerBody:
             source = "tavily" if cloud else WEB
             offers.append((source, source if cloud else f"{site or 'node'}-search", SEARCH_LISTINGS[source]))
         run = f"{process.name}.{process.lives}"
+        self._group = PREFIX + (CLOUD_WORKER if cloud else local_worker_of(site)).name
         places = [
-            Endpoint(SimulatedProvider(world.models, run, provider, node, listing), 2, adapts=not cloud)
+            Endpoint(
+                SimulatedProvider(
+                    world.models, run, provider, node, listing, self._is_unaware, life_began=process.started_at
+                ),
+                2,
+                adapts=not cloud,
+            )
             for provider, node, listing in offers
         ]
         self.pool = pool = Pool(places, choose_provider if cloud else choose_node)
@@ -329,6 +337,7 @@ class WorkerBody:
             clock_ms=process.clock,
             on_cancelled=self._stop_tasks,
         )
+        paid = PaidCalls(log, codec, publisher, worker=process.name, clock_ms=process.clock) if cloud else None
         self._runner = AttemptRunner(
             codec=codec,
             publisher=publisher,
@@ -339,11 +348,10 @@ class WorkerBody:
             new_id=self._new_execution,
             forbid=forbid if cloud else forbid_at_nodes,
             is_cancelled=self._cancellations.has,
+            paid=paid,
         )
-        group = CLOUD_WORKER if cloud else local_worker_of(site)
         place = Place.CLOUD if cloud else Place.LOCAL
         work = [topics.work_topic(place, lane, site) for lane in (Lane.INTERACTIVE, Lane.BATCH)]
-        self._group = PREFIX + group.name
         self._engine = ParallelConsumer(
             log,
             self._group,
@@ -361,6 +369,8 @@ class WorkerBody:
                 lag_interval_seconds=60.0,
                 watch_interval_seconds=60.0,
             ),
+            on_foreign_position=ignore_assignment if paid is None else paid.doubt,
+            on_assigned=ignore_assignment if paid is None else paid.doubt,
             instance_id=process.name if plan.static_members else None,
         )
         self._reporter = FleetReporter(
@@ -379,6 +389,9 @@ class WorkerBody:
     def state(self) -> EngineSnapshot:
         """What the engine holds now."""
         return self._engine.state()
+
+    def _is_unaware(self) -> bool:
+        return self._process.suspect or self._process.name in self._world.cluster.expelled_from(self._group)
 
     def _new_execution(self) -> str:
         execution = self._process.new_id()

@@ -13,10 +13,12 @@ from headrace_contracts.events import (
     AttemptFinished,
     AttemptRequested,
     AttemptsCancelled,
+    AttemptStarted,
     Command,
     DeadLetter,
     EntryKind,
     JournalEntry,
+    Outcome,
     Preferences,
     ReplyKind,
     TaskCancelled,
@@ -109,7 +111,13 @@ class Topics:
         self.usage_of_attempt: dict[str, dict[str, UsageRecorded]] = defaultdict(dict)
         self.usage_of_execution: dict[str, set[str]] = defaultdict(set)
         """Event ids of the usage of each execution."""
+        self.started: dict[str, tuple[Seen, AttemptStarted]] = {}
+        """The first announcement of each execution."""
+        self.lost: dict[str, UsageRecorded] = {}
+        """What is recorded of executions as lost, by execution."""
         self.reports: dict[Place, AttemptFinished] = {}
+        self.reported_at: dict[str, float] = {}
+        """When an attempt was first reported."""
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
         self.told: set[tuple[str, str, str]] = set()
@@ -169,6 +177,13 @@ class Topics:
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
                 self.reports[place] = event
+                self.reported_at.setdefault(event.attempt_id, seen.at)
+            case AttemptStarted():
+                self.started.setdefault(event.execution_id, (seen, event))
+            case UsageRecorded(outcome=Outcome.LOST):
+                if self.usage.setdefault(event.event_id, event) != event:
+                    self.ambiguous_usage.add(event.event_id)
+                self.lost[event.execution_id] = event
             case UsageRecorded():
                 before = self.usage.setdefault(event.event_id, event)
                 if before.execution_id != event.execution_id:

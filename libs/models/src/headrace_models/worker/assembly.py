@@ -14,7 +14,7 @@ from headrace_contracts.sites import NO_SITE
 from headrace_contracts.topics import cancelled_topic, outcome_topic, work_topic
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.handling import EngineOptions, Sharing, TopicLane
-from headrace_streams.parallel import ParallelConsumer
+from headrace_streams.parallel import ParallelConsumer, ignore_assignment
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Record
@@ -25,6 +25,7 @@ from headrace_models.worker.ended_attempts import EndedAttempts
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.outcomes import call_of
+from headrace_models.worker.paid_calls import PaidCalls
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, RunnerOptions, nothing_forbidden
 from headrace_models.worker.workload import WorkloadReader, model_of
@@ -143,6 +144,11 @@ def assemble_worker(
         on_cancelled=stop_tasks,
     )
     ended = EndedAttempts(log, settings.topic_prefix, clock_ms)
+    paid = None
+    if place is Place.CLOUD:
+        paid = PaidCalls(
+            log, codec, publisher, worker=settings.instance_id, clock_ms=clock_ms, observer=metrics.paid_calls()
+        )
     runner = AttemptRunner(
         codec=codec,
         publisher=publisher,
@@ -161,6 +167,7 @@ def assemble_worker(
         is_cancelled=cancellations.has,
         has_ended=ended.has,
         hand_over=hand_over,
+        paid=paid,
         observer=metrics,
         traceparent_of=traceparent_of,
     )
@@ -196,7 +203,8 @@ def assemble_worker(
         ),
         sharing=sharing_of(codec, pool),
         observer=metrics,
-        on_foreign_position=ended.doubt,
+        on_foreign_position=ended.doubt if paid is None else paid.doubt,
+        on_assigned=ignore_assignment if paid is None else paid.doubt,
         instance_id=settings.instance_id if settings.static_member else None,
     )
     workload = WorkloadReader(consumer, runner, codec, metrics.times)

@@ -16,6 +16,7 @@ from headrace_streams.watching import OnDiscontinuity
 
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import ExecutionOutcome
+from headrace_models.worker.paid_calls import PaidCallObserver
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import ModelName, RunObserver
 from headrace_models.worker.workload import ServiceTimes, Workload
@@ -75,6 +76,10 @@ class WorkerMetrics(RunObserver, Observer):
     def left(self, endpoint: Endpoint) -> None:
         for gauge in self._of_endpoints:
             gauge.remove(endpoint.name)
+
+    def paid_calls(self) -> PaidCallObserver:
+        """Counts what becomes of calls that cost money from now on; call it once."""
+        return _PaidCallMetrics(self._metrics)
 
     def watch(self, engine: ParallelConsumer, workload: Callable[[], Workload], topics: Sequence[str]) -> None:
         """Export the engine's state and backlog from now on; call it once."""
@@ -145,6 +150,24 @@ class WorkerMetrics(RunObserver, Observer):
 
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         self._records.labels(ending.value).inc()
+
+
+class _PaidCallMetrics(PaidCallObserver):
+    def __init__(self, metrics: MetricFactory) -> None:
+        self._announced = metrics.latency("announced", "Time to write that an execution begins, before its call.")
+        self._reused = metrics.counter("attempts_reused", "Attempts read again that were reported, and not run again.")
+        self._lost = metrics.counter(
+            "executions_lost", "Executions of workers that died, which may have been billed.", ("provider", "model")
+        )
+
+    def announced(self, seconds: float) -> None:
+        self._announced.observe(seconds)
+
+    def reused(self) -> None:
+        self._reused.inc()
+
+    def lost(self, request: AttemptRequested) -> None:
+        self._lost.labels(request.provider, request.model).inc()
 
 
 def _busy_of(endpoint: Endpoint) -> float:

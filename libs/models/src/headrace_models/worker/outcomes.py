@@ -31,6 +31,8 @@ WORKER_ERROR: Final = "worker_error"
 REPORT_UNENCODABLE: Final = "report_unencodable"
 UNREADABLE_WORK: Final = "unreadable_work"
 CANCELLED: Final = "cancelled"
+EXECUTION_LOST: Final = "execution_lost"
+"""Not run again, as an earlier execution may have used up the task's budget."""
 
 _NUMBER: Final = re.compile("[1-9][0-9]{0,5}")
 _NOTHING_USED: Final = CallUsage()
@@ -181,6 +183,17 @@ def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | N
     return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
 
 
+def stopped(*, usage: CallUsage | None, model_ms: float) -> ExecutionOutcome:
+    """Its worker gives it up, for another one to run the attempt again. Without `usage`, no model was called."""
+    return replace(cancelled(usage=usage, model_ms=model_ms), failure=None)
+
+
+def beyond_budget(lost: int) -> ExecutionOutcome:
+    """Not run again: with what was lost it could cost more than its task may. The router may find a cheaper way."""
+    message = f"{lost} earlier executions were lost and may have been billed: too little is left of the task's budget"
+    return not_asked(EXECUTION_LOST, message, lasting=False)
+
+
 def too_large(ended: ExecutionOutcome) -> ExecutionOutcome:
     """The outcome to report when the answer is larger than Kafka accepts."""
     failure = events.Failure(code=ANSWER_TOO_LARGE, message="the answer exceeds the size limit of a record")
@@ -248,6 +261,7 @@ class Execution:
         node: Node or provider that was called, None if none was.
         queued_ms: From the router's decision to the start of the call.
         batch: Whether it was part of a batch at its provider.
+        lost: Earlier executions of the attempt that may have been billed.
     """
 
     execution_id: str
@@ -256,6 +270,7 @@ class Execution:
     queued_ms: float
     finished_at: int
     batch: bool = False
+    lost: tuple[events.LostExecution, ...] = ()
 
 
 def finished_event(
@@ -281,6 +296,7 @@ def finished_event(
         node=execution.node,
         simulated=ended.simulated,
         usage=_usage(ended.usage),
+        lost=execution.lost,
         queued_ms=execution.queued_ms,
         first_output_ms=ended.first_output_ms,
         model_ms=ended.model_ms,
@@ -318,20 +334,10 @@ def usage_event(
     request: events.AttemptRequested, execution: Execution, ended: ExecutionOutcome, event_id: str
 ) -> events.UsageRecorded:
     """The event for the cost accountant, also for failed executions."""
-    return events.UsageRecorded(
+    return usage_record(
+        request,
         event_id=event_id,
-        tenant=request.tenant,
-        user=request.user,
-        task_id=request.task_id,
-        attempt_id=request.attempt_id,
         execution_id=execution.execution_id,
-        kind=request.kind,
-        role=request.role,
-        session=request.session,
-        subject=request.subject,
-        provider=request.provider,
-        # The requested name: prices are listed by it, while answers may name a dated version.
-        model=request.model,
         node=execution.node,
         simulated=ended.simulated,
         outcome=ended.outcome,
@@ -339,6 +345,46 @@ def usage_event(
         model_ms=ended.model_ms,
         recorded_at=execution.finished_at,
         batch=execution.batch,
+    )
+
+
+def usage_record(
+    request: events.AttemptRequested,
+    *,
+    event_id: str,
+    execution_id: str,
+    outcome: events.Outcome,
+    usage: events.Usage,
+    recorded_at: int,
+    node: str | None = None,
+    simulated: bool = False,
+    model_ms: float = 0.0,
+    possibly_billed_nanodollars: int = 0,
+    batch: bool = False,
+) -> events.UsageRecorded:
+    """What an execution of an attempt has consumed, or may have."""
+    return events.UsageRecorded(
+        event_id=event_id,
+        tenant=request.tenant,
+        user=request.user,
+        task_id=request.task_id,
+        attempt_id=request.attempt_id,
+        execution_id=execution_id,
+        kind=request.kind,
+        role=request.role,
+        session=request.session,
+        subject=request.subject,
+        provider=request.provider,
+        # The requested name: prices are listed by it, while answers may name a dated version.
+        model=request.model,
+        node=node,
+        simulated=simulated,
+        outcome=outcome,
+        usage=usage,
+        possibly_billed_nanodollars=possibly_billed_nanodollars,
+        model_ms=model_ms,
+        recorded_at=recorded_at,
+        batch=batch,
     )
 
 

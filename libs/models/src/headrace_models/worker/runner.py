@@ -3,12 +3,15 @@
 1. The attempt is decoded. If it cannot be, it is reported as failed by what the record's headers say, and the engine
    writes the record to the dead-letter topic.
 2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed. If it is read again and
-   has ended before, nothing more is written.
+   has ended before, nothing more is written. Where calls cost money, earlier executions are settled first
+   (`paid_calls`), and if one of them was lost, it runs again only within its task's budget.
 3. It waits for a slot of an endpoint that offers its model. It ends as soon as less time is left before its deadline
    than a call of this model takes at least: it would be cut off, and the slot is worth more to another.
-4. The model is called; pieces of the answer are streamed to the waiting caller.
+4. Where it costs money, the start is announced and acknowledged: without a slot if that takes long. Then the model is
+   called; pieces of the answer are streamed to the waiting caller.
 5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
-   A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice.
+   A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice. One that
+   has to stop it records what it has consumed, where that costs money.
 
 A cancellation also ends an attempt in steps 3 and 4; what was consumed until then is recorded.
 The worker never retries a model call: the router decides about retries.
@@ -22,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
@@ -31,7 +34,7 @@ from headrace_contracts.headers import traceparent, weight_of
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, SendToDeadLetters, TransientError
+from headrace_streams.errors import RecordRefused, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
@@ -42,20 +45,17 @@ from headrace_models.errors import ProviderError, RetrySameProvider
 from headrace_models.ports import ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
 from headrace_models.prices import estimated_tokens
 from headrace_models.structured import ask
-from headrace_models.worker import outcomes
+from headrace_models.worker import appending, outcomes
 from headrace_models.worker.avoidance import is_of_endpoint
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
+from headrace_models.worker.paid_calls import NOTHING_EARLIER, Earlier, PaidCalls, affordable, written_within
 from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
 from headrace_models.worker.watched_call import Lost, WatchedCall
 
 _log = logging.getLogger(__name__)
-
-_FIRST_DELAY_SECONDS: Final = 0.1
-_LONGEST_DELAY_SECONDS: Final = 5.0
-
 
 _Told = ChatResult | EmbedResult | ProviderError
 """What came of a call."""
@@ -149,8 +149,9 @@ class AttemptRunner:
         new_id: Makes the id of an execution.
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
         is_cancelled: These attempts, and those of these tasks, are not started.
-        has_ended: These attempts are done; see `ended_attempts`.
+        has_ended: These attempts are done; see `ended_attempts`. Not asked where calls cost money.
         hand_over: These attempts are another's work from then on.
+        paid: Accounts for calls that cost money; None if none does.
         traceparent_of: Trace context for the events published for a record.
     """
 
@@ -168,6 +169,7 @@ class AttemptRunner:
         is_cancelled: IsCancelled = lambda _name, _tenant: False,
         has_ended: HasEnded = _never,
         hand_over: HandOver = _never,
+        paid: PaidCalls | None = None,
         observer: RunObserver | None = None,
         traceparent_of: Callable[[Record], str | None] = header_traceparent,
     ) -> None:
@@ -182,13 +184,15 @@ class AttemptRunner:
         self._is_cancelled = is_cancelled
         self._has_ended = has_ended
         self._hand_over = hand_over
+        self._paid = paid
         # By task id and tenant; a dict, for its order.
         self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
     async def handle(self, record: Record) -> None:
-        """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters."""
+        """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters, and
+        TransientError while it is not known what earlier executions of it have come to."""
         await self._handle(record, self._hand_over, self._traceparent_of(record))
 
     async def call(self, record: Record) -> None:
@@ -210,24 +214,34 @@ class AttemptRunner:
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
-        # Past its deadline it is not run anyway.
-        if outcomes.seconds_left(request.deadline_at, self._clock_ms()) != 0 and await self._has_ended(
-            record, request.attempt_id
-        ):
+        earlier = await self._earlier(record, request)
+        if earlier.ended:
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
             return
-        if await hand_over(record, request):
+        if not earlier.lost and await hand_over(record, request):
             return
-        run = RunningAttempt(request, execution_id, traceparent, weight_of(record.headers))
-        ended = await self._run_unless_cancelled(run)
+        run = RunningAttempt(request, execution_id, traceparent, weight_of(record.headers), earlier.lost)
+        if affordable(request, earlier.lost):
+            ended = await self._run_unless_cancelled(record, run)
+        else:
+            ended = outcomes.beyond_budget(len(earlier.lost))
         await self._report(record, run, ended)
+
+    async def _earlier(self, record: Record, request: AttemptRequested) -> Earlier:
+        if self._paid is not None:
+            return await self._paid.settle(record, request)
+        # Past its deadline it is not run anyway.
+        in_time = outcomes.seconds_left(request.deadline_at, self._clock_ms()) != 0
+        return Earlier(ended=True) if in_time and await self._has_ended(record, request.attempt_id) else NOTHING_EARLIER
 
     async def skip(self, record: Record) -> None:
         """Report the attempt of one record as cancelled before its start. Raises as `handle`."""
         request = await self._read_or_report(record)
-        await self._report(
-            record, RunningAttempt(request, self._new_id(), self._traceparent_of(record)), outcomes.cancelled()
-        )
+        execution_id = self._new_id()
+        earlier = NOTHING_EARLIER if self._paid is None else await self._paid.settle(record, request)
+        if not earlier.ended:
+            run = RunningAttempt(request, execution_id, self._traceparent_of(record), lost=earlier.lost)
+            await self._report(record, run, outcomes.cancelled())
 
     def interrupt(self, cancelled: AbstractSet[tuple[str, str]]) -> int:
         """End these attempts, and those of these tasks, as far as they run (id and tenant); returns how many did."""
@@ -278,19 +292,20 @@ class AttemptRunner:
                 await self._append(lambda: self._publisher.record_of(publication), event_id)
             raise
 
-    async def _run_unless_cancelled(self, run: RunningAttempt) -> ExecutionOutcome:
+    async def _run_unless_cancelled(self, record: Record, run: RunningAttempt) -> ExecutionOutcome:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name) or self._is_cancelled(run.request.attempt_id, run.request.tenant):
             return outcomes.cancelled()
         self._running.setdefault(name, {})[run] = None
         try:
-            return await self._run(run)
+            return await self._run(record, run)
         except asyncio.CancelledError as cancelled:
-            if not run.was_interrupted:
-                raise
             # The call may have ended already, while its last pieces were being written.
             if (spent := spent_until(cancelled)) is not None:
                 run.consume(spent)
+            if not run.was_interrupted:
+                await self._stopped(run)
+                raise
             return outcomes.cancelled(usage=run.consumed, model_ms=run.model_ms())
         except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
             _log.error("attempt %s failed: %s", run.request.attempt_id, described(error))
@@ -303,13 +318,21 @@ class AttemptRunner:
             if not self._running[name]:
                 del self._running[name]
 
+    async def _stopped(self, run: RunningAttempt) -> None:
+        """This worker has to give an execution up, and another one will run its attempt."""
+        if self._paid is None or run.announcement is None or (run.called and run.consumed is None):
+            # Nothing was announced, or nobody knows what it has consumed: then it is lost.
+            return
+        ended = outcomes.stopped(usage=run.consumed, model_ms=run.model_ms())
+        await self._paid.record_stopped(run, ended, self._clock_ms())
+
     async def _refuse(self, record: Record, request: AttemptRequested, execution_id: str, objection: Failure) -> None:
         _log.error("attempt %s must not run here: %s (%s)", request.attempt_id, objection.message, objection.code)
         ended = outcomes.not_asked(objection.code, objection.message, lasting=True)
         await self._report(record, RunningAttempt(request, execution_id, self._traceparent_of(record)), ended)
         raise MustNotRunHere(f"{objection.code}: {objection.message}")
 
-    async def _run(self, run: RunningAttempt) -> ExecutionOutcome:
+    async def _run(self, record: Record, run: RunningAttempt) -> ExecutionOutcome:
         """Ask one endpoint, and the next one as long as it is the endpoint that fails: that is one attempt."""
         failed: ProviderError | None = None
         asked_before = False
@@ -317,7 +340,10 @@ class AttemptRunner:
         while True:
             found = await self._slot(run, tried)
             if isinstance(found, Endpoint):
-                told = await self._ask(run, found, len(tried))
+                told = await self._ask(record, run, found, len(tried))
+                if told is None:
+                    await written_within(run, outcomes.seconds_left(run.request.deadline_at, self._clock_ms()))
+                    continue
                 if isinstance(told, ExecutionOutcome):
                     found = told
                 elif not isinstance(told, ProviderError):
@@ -361,31 +387,40 @@ class AttemptRunner:
         except ModelNotOffered as error:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
 
-    async def _ask(self, run: RunningAttempt, endpoint: Endpoint, failed: int) -> _Told | ExecutionOutcome:
-        """What an endpoint said after so many had failed, or how the attempt ends without asking it. Gives the slot
-        back."""
-        request = run.request
+    async def _ask(
+        self, record: Record, run: RunningAttempt, endpoint: Endpoint, failed: int
+    ) -> _Told | ExecutionOutcome | None:
+        """What an endpoint said after so many had failed, or how the attempt ends without asking it; None if its start
+        could not be announced yet. Gives the slot back."""
         told: _Told | None = None
         try:
-            run.begin(endpoint, self._clock_ms())
-            left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
-            least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time(), run.size)
-            if left is not None and left <= least:
-                name = f"{request.provider}/{request.model}"
-                return outcomes.too_late_to_begin(str(TooLittleTime(name, left, least)))
-            options = self._options
-            call = outcomes.call_of(
-                request,
-                options.call_seconds if left is None else min(left, options.call_seconds),
-                first_token_seconds=options.first_token_seconds,
-                between_tokens_seconds=options.between_tokens_seconds,
-            )
+            call = self._call_of(run, endpoint)
+            if self._paid is not None and not isinstance(call, ExecutionOutcome):
+                if not await self._paid.announced(run, record.key):
+                    return None
+                call = self._call_of(run, endpoint)
             if isinstance(call, ExecutionOutcome):
                 return call
             told = await self._call(run, endpoint, call, failed)
             return told
         finally:
-            self._pool.release(endpoint, told, request.model, request.tenant, run.model_ms() / 1000, run.size)
+            self._pool.release(endpoint, told, run.request.model, run.request.tenant, run.model_ms() / 1000, run.size)
+
+    def _call_of(self, run: RunningAttempt, endpoint: Endpoint) -> ChatRequest | EmbedRequest | ExecutionOutcome:
+        """The call that an attempt makes of an endpoint from now on, or how it ends without one."""
+        request, options = run.request, self._options
+        run.begin(endpoint, self._clock_ms())
+        left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
+        least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time(), run.size)
+        if left is not None and left <= least:
+            name = f"{request.provider}/{request.model}"
+            return outcomes.too_late_to_begin(str(TooLittleTime(name, left, least)))
+        return outcomes.call_of(
+            request,
+            options.call_seconds if left is None else min(left, options.call_seconds),
+            first_token_seconds=options.first_token_seconds,
+            between_tokens_seconds=options.between_tokens_seconds,
+        )
 
     async def _call(
         self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, failed: int
@@ -404,6 +439,7 @@ class AttemptRunner:
             )
             if request.number > 1 and not failed:
                 deltas.restart()
+        run.called = True
         try:
             if deltas is None:
                 told = await _asked(endpoint, call, _ignore, _ignore)
@@ -427,6 +463,7 @@ class AttemptRunner:
             queued_ms=run.queued_ms(now),
             finished_at=now,
             batch=batch and ended.asked,
+            lost=run.lost,
         )
         event_id = usage_id(request.attempt_id, run.execution_id)
         finished = Publication(
@@ -490,16 +527,7 @@ class AttemptRunner:
 
     async def _append(self, make: Callable[[], ProducerRecord], event_id: str) -> None:
         """Append until acknowledged. A repeat has the same event id, so that readers recognise it."""
-        delay = _FIRST_DELAY_SECONDS
-        while True:
-            try:
-                await self._publisher.send_record(make())
-            except (TransientError, AppendUncertain, Overloaded) as error:
-                _log.warning("%s could not be written yet, retrying: %s", event_id, error)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
-            else:
-                return
+        await appending.append(self._publisher, make, event_id)
 
 
 async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from headrace_contracts.events import AttemptRequested
+from headrace_contracts.events import AttemptRequested, LostExecution
 
 from headrace_models.ports import CallUsage
 from headrace_models.worker.endpoint import Endpoint
@@ -15,11 +15,18 @@ class RunningAttempt:
     """One running execution of an attempt; created in the asyncio task that runs it."""
 
     __slots__ = (
-        "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "consumed", "execution_id", "node",
-        "request", "size", "traceparent", "weight",
+        "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "announcement", "called", "consumed",
+        "execution_id", "lost", "node", "request", "size", "traceparent", "weight",
     )  # fmt: skip
 
-    def __init__(self, request: AttemptRequested, execution_id: str, traceparent: str | None, weight: int = 1) -> None:
+    def __init__(
+        self,
+        request: AttemptRequested,
+        execution_id: str,
+        traceparent: str | None,
+        weight: int = 1,
+        lost: tuple[LostExecution, ...] = (),
+    ) -> None:
         self.request = request
         self.size = size_of(request)
         """What is known of its call."""
@@ -27,6 +34,12 @@ class RunningAttempt:
         """Its tenant's."""
         self.execution_id = execution_id
         self.traceparent = traceparent
+        self.lost = lost
+        """Earlier executions of it that may have been billed."""
+        self.announcement: asyncio.Future[None] | None = None
+        """Done once the start of the execution is on disk; None while it has not been announced."""
+        self.called = False
+        """Whether a call of its model has begun."""
         self.node: str | None = None
         self.consumed: CallUsage | None = None
         """What has been consumed by calls of its model that have ended; None before the first one."""
@@ -60,6 +73,8 @@ class RunningAttempt:
 
     def ended(self) -> None:
         """Nothing is left to interrupt; the asyncio task is free to report."""
+        if self.announcement is not None:
+            self.announcement.cancel()
         if self._interrupted and self._task is not None:
             self._task.uncancel()
         self._task = None

@@ -8,6 +8,7 @@ from typing import Final
 
 from headrace_runtime.database import Database
 
+from headrace_cost_accountant.adapters.ledger_store import COUNTED
 from headrace_cost_accountant.decide.answers import ReportGroup, Sums, time_text
 from headrace_cost_accountant.decide.questions import DAY_MS, CostQuery
 
@@ -19,11 +20,7 @@ _OF_ENTRIES: Final = {
 }
 _OF_BALANCES: Final = {"day": "extract(epoch FROM day)::bigint * 1000"}
 _SUMS: Final = tuple(field.name for field in fields(Sums))
-_COUNTED: Final = {
-    "executions": "count(*)",
-    "unpriced_executions": "count(*) FILTER (WHERE price_basis = 'unpriced')",
-}
-_SUMS_OF_ENTRIES: Final = ", ".join(_COUNTED.get(name, f"sum({name})") for name in _SUMS)
+_SUMS_OF_ENTRIES: Final = ", ".join(COUNTED.get(name, f"sum({name})") for name in _SUMS)
 _SUMS_OF_BALANCES: Final = ", ".join(f"sum({name})" for name in _SUMS)
 
 

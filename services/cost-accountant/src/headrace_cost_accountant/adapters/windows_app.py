@@ -18,7 +18,7 @@ from faust.streams import _current_event
 from faust.types import TP
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import ContractError, Origin, RegistryUnavailable, SchemaNotCached
-from headrace_contracts.events import UsageRecorded
+from headrace_contracts.events import Outcome, UsageRecorded
 from headrace_contracts.groups import LIVE_WINDOWS
 from headrace_contracts.topics import SPEND_WINDOWS, USAGE_RECORDED
 from headrace_models.prices import PriceBook
@@ -250,7 +250,8 @@ class WindowsApp:
                            reason=described(error))  # fmt: skip
             return None
         spend = Spend(
-            executions=1,
+            # What may have been billed is in the reports only: here it could not be taken back.
+            executions=0 if usage.outcome is Outcome.LOST else 1,
             input_tokens=usage.usage.input_tokens,
             output_tokens=usage.usage.output_tokens,
             cached_input_tokens=usage.usage.cached_input_tokens,

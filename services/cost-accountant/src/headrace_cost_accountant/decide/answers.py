@@ -25,6 +25,8 @@ class Sums(Spend):
 
     internal_value_nanodollars: int = 0
     unpriced_executions: int = 0
+    possibly_billed_executions: int = 0
+    possibly_billed_nanodollars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,10 @@ def _sums_document(sums: Sums) -> dict[str, Any]:
         # The last ones, since some readers of the CSV count columns.
         "cache_write_5m_tokens": sums.cache_write_5m_tokens,
         "cache_write_1h_tokens": sums.cache_write_1h_tokens,
+        # Beside the cost, and in no sum of it: nobody knows whether it was billed.
+        "possibly_billed_executions": sums.possibly_billed_executions,
+        "possibly_billed_nanodollars": sums.possibly_billed_nanodollars,
+        "possibly_billed_usd": dollars(sums.possibly_billed_nanodollars),
     }
 
 

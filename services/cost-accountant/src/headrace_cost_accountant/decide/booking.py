@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from headrace_contracts.events import Usage, UsageRecorded
+from headrace_contracts.events import Outcome, Usage, UsageRecorded
+from headrace_contracts.ids import lost_usage_id, recorded_usage_id
 from headrace_models.local_servers import LOCAL_PROVIDERS
 from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
 MOST_UNITS: Final = 1_000_000_000_000
 """Tokens or searches of one execution above which a number must be a mistake and is not billed."""
+MOST_NANODOLLARS: Final = 1_000_000_000_000_000
+"""A possible bill above a million dollars must be a mistake and is not booked."""
 _EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 _ANY_MODEL: Final = "*"
@@ -48,7 +51,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A row of the ledger; the fields are its columns. `recorded_at` is in milliseconds since the epoch."""
+    """A row of the ledger; the fields are its columns.
+
+    Attributes:
+        possibly_billed_nanodollars: Of a lost execution, the most that it may have cost; never part of a sum of costs.
+        recorded_at: In milliseconds since the epoch.
+    """
 
     event_id: str
     tenant: str
@@ -78,6 +86,7 @@ class LedgerEntry:
     price_basis: str
     price_version: str
     recorded_at: int
+    possibly_billed_nanodollars: int = 0
 
 
 def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
@@ -92,6 +101,9 @@ def cost_of(event: UsageRecorded, book: PriceBook) -> Cost:
     )
     if not all(0 <= count <= MOST_UNITS for count in counts):
         raise Implausible(f"usage must be from 0 to {MOST_UNITS}, not {min(counts)} to {max(counts)}")
+    if event.outcome is Outcome.LOST:
+        # What it may have cost is known only as a bound (`LedgerEntry`), and nothing of it is ever priced anew.
+        return Cost(0, Basis.MODEL, 0)
     usage = call_usage(event.usage)
     internal = book.internal_value(event.model, usage) if event.provider in LOCAL_PROVIDERS else 0
     nanodollars, basis = charge(event.provider, event.model, usage, book, batch=event.batch)
@@ -134,6 +146,13 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerE
     costs = cost_of(event, book)
     if not event.event_id or not event.tenant:
         raise Implausible("event_id and tenant must not be empty")
+    possibly = event.possibly_billed_nanodollars
+    if event.outcome is not Outcome.LOST:
+        possibly = 0
+    elif not 0 <= possibly <= MOST_NANODOLLARS:
+        raise Implausible(f"what may have been billed must be from 0 to {MOST_NANODOLLARS}, not {possibly}")
+    elif recorded_usage_id(event.event_id) is None:
+        raise Implausible("the id of a lost execution's event must say so")
     return LedgerEntry(
         event_id=_text(event.event_id),
         tenant=_text(event.tenant),
@@ -163,7 +182,15 @@ def entry_of(event: UsageRecorded, book: PriceBook, received_at: int) -> LedgerE
         price_basis=costs.basis.value,
         price_version=book.version,
         recorded_at=meant_time(event.recorded_at, received_at),
+        possibly_billed_nanodollars=possibly,
     )
+
+
+def rivals(entry: LedgerEntry) -> tuple[str, str]:
+    """The ids of the two events that there may be of an execution: `entry`'s own is one of them. The first says that it
+    was lost, and counts for nothing once there is the second, which says what it consumed."""
+    recorded = recorded_usage_id(entry.event_id)
+    return (lost_usage_id(entry.event_id), entry.event_id) if recorded is None else (entry.event_id, recorded)
 
 
 def _text(value: str) -> str:

@@ -263,9 +263,11 @@ def _first_allowed(known: Sequence[ModelRef], routing: Routing) -> ModelRef | No
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:
-    """What a task's attempts have cost, in nano-dollars; one without a known outcome counts with its worst case."""
+    """What a task's attempts have cost, in nano-dollars; one without a known outcome counts with its worst case, and so
+    does each execution that was lost."""
     return sum(
-        attempt.worst_case_nanodollars if attempt.outcome is None or given_up(attempt) else attempt.cost_nanodollars
+        attempt.possibly_billed_nanodollars
+        + (attempt.worst_case_nanodollars if attempt.outcome is None or given_up(attempt) else attempt.cost_nanodollars)
         for attempt in attempts
     )
 

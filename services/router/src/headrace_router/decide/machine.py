@@ -88,7 +88,7 @@ from headrace_router.decide.routes import (
 from headrace_router.decide.sharing import may_serve_followers
 from headrace_router.decide.sources import cited, wants_json
 from headrace_router.decide.tenant_quota import over_quota
-from headrace_router.decide.terminal import breach, finish, serve, stop, task_of, too_large
+from headrace_router.decide.terminal import breach, finish, serve, stop, task_of, too_large, with_lost
 
 Result = Decision | Noted | Ignored | Disbelieved
 
@@ -203,7 +203,7 @@ def _attempt_ended(state: TaskState, event: AttemptEnded, context: DecisionConte
         # Until the deadline the time only gets less: this model is of no more use to the task.
         ended = replace(ended, outcome=Outcome.FAILED_PERMANENT)
         end = replace(end, outcome=Outcome.FAILED_PERMANENT)
-    state = closed(state, end, context.now, context.policy.retry)
+    state = with_lost(closed(state, end, context.now, context.policy.retry), last, ended.lost, context.now)
     if ended.failure is None or ended.failure.code != ANSWERED_REMOTELY:
         return _go_on(state, ended, context)
     state, owed = breach(state, last, ended.failure, context.now)

@@ -33,8 +33,9 @@ from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_contracts.topics import topic_named
 from headrace_streams.publishing import Publication
 
+from headrace_router.decide.candidates import spent
 from headrace_router.decide.queries import search_messages, without_queries
-from headrace_router.decide.retry import attempt_of, next_number, search_attempt_of, search_of
+from headrace_router.decide.retry import all_attempts, attempt_of, next_number, search_attempt_of, search_of
 from headrace_router.decide.sources import with_sources
 from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, rejected_steps, task_of
 
@@ -129,6 +130,7 @@ def _dispatch(
         reply_partition=state.reply_partition,
         reply_token=token,
         worst_case_nanodollars=attempt.worst_case_nanodollars,
+        budget_left_nanodollars=_budget_left(state, attempt),
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
     )
@@ -152,6 +154,12 @@ def _searching(request: AttemptRequested, search: SearchState) -> AttemptRequest
         reply_token=None,
         deadline_at=None if due is None else due - _report_time(request.requested_at, due),
     )
+
+
+def _budget_left(state: TaskState, attempt: AttemptState) -> int | None:
+    """What a task may still spend on an attempt; None without a budget."""
+    budget = task_of(state).budget_nanodollars
+    return None if budget is None else budget - spent([one for one in all_attempts(state) if one.number != attempt.number])
 
 
 def _keeps_order(task: TaskSubmitted) -> bool:

@@ -17,6 +17,7 @@ from headrace_contracts.events import (
     AttemptState,
     Content,
     Failure,
+    LostExecution,
     ModelOperation,
     Outcome,
     PartKind,
@@ -51,6 +52,9 @@ LONGEST_WAIT_MS: Final = 86_400_000
 LONGEST_RUN_MS: Final = 30 * 86_400_000.0
 """The longest time that a model can have taken, in milliseconds: a task's longest deadline."""
 
+MOST_LOST: Final = 20
+"""So many lost executions are taken from a report."""
+
 _AFTER_A_TRY: Final = frozenset(
     {ANSWERED_REMOTELY, EMPTY_ANSWER, INVALID_VECTORS, "worker_error", "report_unencodable"}
 )
@@ -76,7 +80,8 @@ def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> 
             message=_printable(failure.message, LONGEST_MESSAGE),
             retry_after_ms=_wait(failure.retry_after_ms),
         )
-    outcome = said.outcome
+    # Of an execution only: an attempt that is reported was not lost.
+    outcome = Outcome.FAILED_RETRYABLE if said.outcome is Outcome.LOST else said.outcome
     if failure is not None and failure.code == ANSWERED_REMOTELY and outcome is not Outcome.REFUSED:
         outcome = Outcome.FAILED_PERMANENT
     elif outcome is Outcome.ANSWERED and task.operation is ModelOperation.EMBED:
@@ -99,6 +104,7 @@ def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> 
         model=_printable(said.model, LONGEST_NAME) or sent.model,
         node=_printable(said.node or "", LONGEST_NAME) or None,
         model_ms=said.model_ms if 0 < said.model_ms <= LONGEST_RUN_MS else 0.0,
+        lost=tuple(map(_named, said.lost[:MOST_LOST])) if sent.place is Place.CLOUD else (),
     )
 
 
@@ -114,6 +120,8 @@ def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> Attempt
         failure=said.failure,
         usage=usage,
         cost_nanodollars=spent,
+        # What each may have cost is our own figure, not the report's.
+        possibly_billed_nanodollars=len(said.lost) * sent.worst_case_nanodollars,
         asked=_may_have_asked(said),
     )
 
@@ -125,6 +133,7 @@ def _may_have_asked(said: AttemptFinished) -> bool:
         said.outcome in (Outcome.FAILED_RETRYABLE, Outcome.FAILED_PERMANENT, Outcome.EXPIRED)
         and said.node is None
         and said.usage == Usage()
+        and not said.lost
         and said.model_ms == 0.0
         and said.failure is not None
         and said.failure.code not in _AFTER_A_TRY
@@ -166,6 +175,12 @@ def _more_than_text(said: AttemptFinished) -> bool:
 def _plausible(usage: Usage) -> Usage:
     counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
     return Usage(**{name: count(said) or 0 for name, said in counts.items()})
+
+
+def _named(lost: LostExecution) -> LostExecution:
+    return replace(
+        lost, execution_id=_printable(lost.execution_id, LONGEST_NAME), worker=_printable(lost.worker, LONGEST_NAME)
+    )
 
 
 def _wait(asked_ms: int | None) -> int | None:

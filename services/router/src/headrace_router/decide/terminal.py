@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace_contracts.events import (
@@ -11,6 +12,7 @@ from headrace_contracts.events import (
     CommandKind,
     Content,
     Failure,
+    LostExecution,
     Outcome,
     Rejection,
     ResearchState,
@@ -29,7 +31,7 @@ from headrace_contracts.ids import attempt_id, completion_id
 from headrace_contracts.limits import LARGEST_KEY, LONGEST_NAME
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES, cancelled_topic
 
-from headrace_router.decide.costs import total
+from headrace_router.decide.costs import dollars, total
 from headrace_router.decide.model import Decision, DecisionContext
 from headrace_router.decide.retry import all_attempts, next_number
 
@@ -39,6 +41,8 @@ RECORD_TOO_LARGE = "record_too_large"
 """Code of a task whose request or answer is larger than a record may be."""
 BREACHED = "breached"
 """The step of a trail that says that content of an attempt has left to another host."""
+EXECUTION_LOST = "execution_lost"
+"""The step of a trail that says that a worker died in the middle of a call, which its provider may have billed."""
 BREACH_SUFFIX = "/breach"
 """After the attempt's id, the id of the audit record of a breach."""
 
@@ -169,6 +173,22 @@ def breach(state: TaskState, sent: AttemptState, failure: Failure, now: int) -> 
     step = TrailStep(at=now, step=BREACHED, provider=sent.provider, model=sent.model, reason=failure.message)
     name = attempt_id(task_of(state).task_id, sent.number)
     return replace(state, trail=(*state.trail, step)), _audit(f"{name}{BREACH_SUFFIX}", sent.number)
+
+
+def with_lost(state: TaskState, sent: AttemptState, lost: Sequence[LostExecution], now: int) -> TaskState:
+    """The state whose trail says that executions of an attempt were lost, each of which may have been billed."""
+    most = f"up to {dollars(sent.worst_case_nanodollars)}" if sent.worst_case_nanodollars else "at an unknown price"
+    steps = [
+        TrailStep(
+            at=now,
+            step=EXECUTION_LOST,
+            provider=sent.provider,
+            model=sent.model,
+            reason=f"execution {one.execution_id} at {one.worker or '?'} was lost, and may have been billed {most}",
+        )
+        for one in lost
+    ]
+    return replace(state, trail=(*state.trail, *steps)) if steps else state
 
 
 def stop(state: TaskState) -> tuple[Command, ...]:
