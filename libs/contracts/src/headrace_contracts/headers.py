@@ -17,6 +17,8 @@ REPLAY_OF: Final = "headrace_replay_of"
 UNORDERED: Final = "headrace_unordered"
 """Header of a record that keeps no order with the others of its key, whatever its value. Without it, order is kept, so
 that records of writers that do not know it are on the safe side."""
+REPEATED: Final = "headrace_repeated"
+"""Header of an attempt that may have been published before: whoever runs it looks up what has become of that."""
 WEIGHT: Final = "headrace_weight"
 """Header of an attempt: its tenant's share of what is short, a whole number from 1 to `MOST_WEIGHT`. Without it, 1."""
 MOST_WEIGHT: Final = 1_000

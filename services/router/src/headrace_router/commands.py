@@ -7,8 +7,8 @@ and is tried again, while the partition goes on. A command ends in one of these 
 ========  ==================================================================================================
 terminal  Published once. Refused as too large: the task ends with a smaller terminal state instead. May or
 state     may not be appended: only a takeover can find out.
-attempt   Published, perhaps twice (its id tells), or obsolete because the task has moved on. Too large: the
-          attempt has failed, and the task goes on with its next candidate.
+attempt   Published, perhaps twice (its id tells, and the second one's header), or obsolete because the task has
+          moved on. Too large: the attempt has failed, and the task goes on with its next candidate.
 audit     Published, perhaps twice. Too large: cut, and if that is not enough, left out and logged.
 cancel    Published, perhaps twice. Too large: left out, and the attempts go on to their end.
 reply     Best effort: left out after a minute, or when too large. The terminal state is in tasks.completed.
@@ -28,10 +28,11 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace_contracts.events import Command, CommandKind, JournalEntry
+from headrace_contracts.headers import REPEATED
 from headrace_contracts.reply_tokens import ReplyTokens
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, RecordRefused, RecordTooLarge, StreamsError, TransientError
@@ -305,6 +306,8 @@ class PartitionCommands:
             if record is None:
                 record = publisher.record_of(item.publication)
                 self._replace(item, record)
+            if item.kind is CommandKind.DISPATCH and item.tries > 1:
+                record = replace(record, headers=(*record.headers, (REPEATED, b"1")))
             sent = publisher.send_record(record)
         except (Overloaded, TransientError) as error:
             self._failed(item, error)

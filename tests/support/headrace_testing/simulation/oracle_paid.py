@@ -58,15 +58,18 @@ def _accounted(judge: Judge, calls: Sequence[Call]) -> Iterator[str]:
 
 
 def _not_again(judge: Judge, calls: Sequence[Call]) -> Iterator[str]:
-    """A worker that started after an attempt was reported does not call for it again."""
+    """A worker that started after an attempt was reported does not call for it again, if the report is still there."""
     topics = judge.topics
     for call in calls:
         announced = topics.started.get(call.execution)
         if announced is None:
             continue
         attempt = announced[1].attempt_id
-        reported = topics.reported_at.get(attempt)
-        if reported is not None and reported < call.life_began and not call.unaware:
+        reported = topics.first_report.get(attempt)
+        if reported is None or call.unaware:
+            continue
+        kept = judge.world.cluster.partition(reported.record.topic_partition).start <= reported.record.offset
+        if reported.at < call.life_began and kept:
             yield f"{call.run} calls {call.provider} for {attempt}, which was reported before it started"
 
 

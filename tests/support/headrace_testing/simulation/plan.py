@@ -149,6 +149,8 @@ class Plan:
         sites: The site of each local worker, drawn from a generator of its own; without any, all are of none. Workers
             of one site have the same nodes, those of different sites different ones.
         research: Whether some tasks search before a model answers, and there are sources to ask.
+        paid: Whether all tasks are for cloud providers, and their workers are killed now and then; drawn from a
+            generator of its own.
     """
 
     seed: int
@@ -175,6 +177,7 @@ class Plan:
     alike: float
     sites: tuple[str, ...] = ()
     research: bool = False
+    paid: bool = False
 
     def rate(self, fault: Fault) -> float:
         """Chance of a fault with an occasion of its own."""
@@ -203,12 +206,13 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
     if of_sites.random() < 0.4:
         sites = of_sites.choice((("", "a"), ("", "a", "b"), ("", "a", "a"), ("", "", "a", "b")))
         rates |= {fault: 1.0 for fault in OF_SITES if not calm and of_sites.random() < 0.7}
+    paid = random.Random(f"{seed} paid").random() < 0.15
     submit_seconds = rng.choice((0.5, 5.0, 15.0, 30.0))
     return Plan(
         seed=seed,
         routers=rng.choice((1, 2, 2)),
         local_workers=len(sites) or rng.choice((1, 2)),
-        cloud_workers=rng.choice((0, 1, 1)),
+        cloud_workers=rng.choice((0, 1, 1)) + 2 * paid,
         accountants=rng.choice((1, 1, 2)),
         tasks=rng.randint(3, 12),
         boundary=boundary,
@@ -229,4 +233,5 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         alike=rng.choice((0.0, 0.2, 0.6)),
         sites=sites,
         research=searches(seed),
+        paid=paid,
     )

@@ -116,8 +116,8 @@ class Topics:
         self.lost: dict[str, UsageRecorded] = {}
         """What is recorded of executions as lost, by execution."""
         self.reports: dict[Place, AttemptFinished] = {}
-        self.reported_at: dict[str, float] = {}
-        """When an attempt was first reported."""
+        self.first_report: dict[str, Seen] = {}
+        """The first report of each attempt."""
         self.final_replies: dict[str, list[tuple[Seen, TaskReply]]] = defaultdict(list)
         self.audited: set[str] = set()
         self.told: set[tuple[str, str, str]] = set()
@@ -177,7 +177,7 @@ class Topics:
             case AttemptFinished():
                 self.finished[event.attempt_id].append(event)
                 self.reports[place] = event
-                self.reported_at.setdefault(event.attempt_id, seen.at)
+                self.first_report.setdefault(event.attempt_id, seen)
             case AttemptStarted():
                 self.started.setdefault(event.execution_id, (seen, event))
             case UsageRecorded(outcome=Outcome.LOST):

@@ -35,6 +35,7 @@ from headrace_testing.simulation.loop import SimulationStuck, VirtualLoop
 from headrace_testing.simulation.models import REMOTE_BY_HOST, REMOTE_BY_NAME, Models
 from headrace_testing.simulation.network import PATIENCE_SECONDS, Endures, SimulatedNetwork, Weather
 from headrace_testing.simulation.operators import Operators
+from headrace_testing.simulation.paid_work import PaidWork
 from headrace_testing.simulation.plan import SITES, Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
 from headrace_testing.simulation.research import Questions
@@ -186,7 +187,12 @@ class SimulatedWorld:
         self.settings.begin()
         for process in self.processes:
             process.start_later(self.rng.uniform(0.0, 0.5))
-        self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
+        if self.plan.paid:
+            paid = PaidWork(self)
+            self.clients.begin(self.plan.tasks, self.plan.submit_seconds, paid.for_cloud)
+            paid.begin()
+        else:
+            self.clients.begin(self.plan.tasks, self.plan.submit_seconds)
         self.forgers.begin()
         self.operators.begin()
         if self.plan.rate(Fault.SITE_GONE):

@@ -1,9 +1,10 @@
 """Earlier executions of attempts that may have been begun by another worker, or by an earlier life of this one.
 
 A record that was in its partition when the partition was assigned to this worker is doubtful: whoever had the partition
-before may have called a provider for it. What became of that stands in the task's home partition: `attempts.started`
-has every execution whose call was about to begin, `attempts.finished.cloud` every one that was reported. For attempts
-that one of the two has, the tenant's partition of `usage.recorded` says which executions are accounted for.
+before may have called a provider for it. So is one that the router may have published twice, as its header says. What
+became of it stands in the task's home partition: `attempts.started` has every execution whose call was about to begin,
+`attempts.finished.cloud` every one that was reported. For attempts that one of the two has, the tenant's partition of
+`usage.recorded` says which executions are accounted for.
 
 Only the records' headers are looked at, from the time of the oldest doubtful record on, and each partition is read once
 after an assignment, however many attempts are asked about. What was read is kept while it is of use.
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace_contracts.headers import header
+from headrace_contracts.headers import REPEATED, header
 from headrace_contracts.ids import recorded_usage_id
 from headrace_contracts.topics import ATTEMPTS_FINISHED_CLOUD, ATTEMPTS_STARTED, USAGE_RECORDED
 from headrace_streams.dead_letters import described
@@ -80,16 +81,16 @@ class _Known:
     next_offset: int | None = None
     """Where reading goes on; None before the first time."""
     as_of: int = -1
-    """The count of assignments that had been made when it was last read to its end."""
+    """The count of what gave reason to doubt when it was last read to its end: assignments, and repeated records."""
     only: frozenset[str] | None = None
     """The only attempts that are kept, once there were too many; None while all are."""
     found: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     marked: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     """Executions that are said to be lost, where usage is recorded."""
 
-    def serves(self, attempt_id: str, since_ms: int, assignments: int) -> bool:
+    def serves(self, attempt_id: str, since_ms: int, reasons: int) -> bool:
         held = self.only is None or attempt_id in self.only
-        return held and self.as_of >= assignments and self.since_ms <= since_ms
+        return held and self.as_of >= reasons and self.since_ms <= since_ms
 
     def begin_anew(self, since_ms: int) -> None:
         self.since_ms, self.next_offset, self.as_of, self.only = since_ms, None, -1, None
@@ -134,7 +135,8 @@ class EarlierExecutions:
         self._read_seconds = read_seconds
         self._most = most_attempts
         self._doubtful: dict[TopicPartition, int | None] = {}
-        self._assignments = 0
+        self._reasons = 0
+        self._asking: asyncio.Future[None] | None = None
         self._known: dict[TopicPartition, _Known] = {}
         self._questions: dict[TopicPartition, dict[_Question, int]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -144,15 +146,36 @@ class EarlierExecutions:
     def doubt(self, partition: TopicPartition) -> None:
         """Records that are in this partition now may have been begun: it was assigned, or its log is another one."""
         self._doubtful[partition] = None
-        self._assignments += 1
+        self._reasons += 1
+        if self._asking is None or self._asking.done():
+            # At once, so that records that come later are not doubted; what is not known by then is asked for again.
+            self._asking = asyncio.ensure_future(self._ask_for_ends())
+
+    async def _ask_for_ends(self) -> None:
+        while names := [name for name, end in self._doubtful.items() if end is None]:
+            try:
+                await self._learn_ends(names)
+            except (TransientError, TopicMissing, LeaveGroup) as error:
+                _log.info("the ends of %d partitions are not known yet: %s", len(names), described(error))
+                return
+
+    async def _learn_ends(self, names: Sequence[TopicPartition]) -> None:
+        reasons, reader = self._reasons, self._log.reader()
+        try:
+            bounds = await reader.bounds(names)
+        finally:
+            await reader.close()
+        if reasons == self._reasons:
+            self._doubtful.update({name: end for name, (_, end) in bounds.items()})
 
     async def of(self, record: Record, attempt_id: str, home_partition: int, tenant: str) -> Traces:
         """What is known of the executions of the attempt in a work record. Raises TransientError: ask again later."""
-        name = record.topic_partition
-        if name not in self._doubtful or home_partition < 0:
+        if home_partition < 0:
             return NO_TRACES
-        end = self._doubtful[name]
-        if end is not None and record.offset >= end:
+        if header(record.headers, REPEATED) is not None:
+            # What was read before may lack what has become of the first record.
+            self._reasons += 1
+        elif not self._may_be_doubtful(record):
             self._forget_in_time()
             return NO_TRACES
         try:
@@ -163,13 +186,11 @@ class EarlierExecutions:
             raise TransientError(f"earlier executions of {attempt_id} are not known yet: {described(error)}") from error
 
     async def _look(self, record: Record, attempt_id: str, home_partition: int, tenant: str) -> Traces:
-        name, question = record.topic_partition, _Question(attempt_id, record.timestamp_ms - SKEW_MS)
-        if self._doubtful.get(name) is None:
-            assignments = self._assignments
-            end = await self._end_of(name)
-            if assignments == self._assignments and name in self._doubtful:
-                self._doubtful[name] = end
-            if record.offset >= end:
+        question = _Question(attempt_id, record.timestamp_ms - SKEW_MS)
+        if header(record.headers, REPEATED) is None:
+            while self._doubtful[record.topic_partition] is None:
+                await self._learn_ends([record.topic_partition])
+            if not self._may_be_doubtful(record):
                 return NO_TRACES
         self._used_at = asyncio.get_running_loop().time()
         home = [
@@ -183,12 +204,11 @@ class EarlierExecutions:
         [recorded] = await self._found([usage], question)
         return Traces(started, finished, recorded, frozenset(self._known[usage].marked.get(attempt_id, ())))
 
-    async def _end_of(self, name: TopicPartition) -> int:
-        reader = self._log.reader()
-        try:
-            return (await reader.bounds([name]))[name][1]
-        finally:
-            await reader.close()
+    def _may_be_doubtful(self, record: Record) -> bool:
+        if record.topic_partition not in self._doubtful:
+            return False
+        end = self._doubtful[record.topic_partition]
+        return end is None or record.offset < end
 
     async def _usage_of(self, tenant: str) -> TopicPartition:
         topic = self._prefix + USAGE_RECORDED.name
@@ -221,10 +241,10 @@ class EarlierExecutions:
 
     def _serves(self, name: TopicPartition, question: _Question) -> bool:
         known = self._known.get(name)
-        return known is not None and known.serves(question.attempt_id, question.since_ms, self._assignments)
+        return known is not None and known.serves(question.attempt_id, question.since_ms, self._reasons)
 
     async def _read(self, names: Collection[TopicPartition]) -> None:
-        assignments, reader = self._assignments, self._log.reader()
+        reasons, reader = self._reasons, self._log.reader()
         try:
             bounds = await reader.bounds(names)
             knowns = [await self._prepared(reader, name, bounds[name]) for name in names]
@@ -240,7 +260,7 @@ class EarlierExecutions:
                     self._bound(known)
             for known in knowns:
                 known.next_offset = max(known.next_offset or 0, ends[known.partition])
-                known.as_of = assignments
+                known.as_of = reasons
         except OffsetOutOfRange:
             for name in names:
                 self._known.pop(name, None)

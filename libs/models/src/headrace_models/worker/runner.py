@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
@@ -34,7 +34,7 @@ from headrace_contracts.headers import traceparent, weight_of
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
 from headrace_streams.dead_letters import described
-from headrace_streams.errors import RecordRefused, SendToDeadLetters, TransientError
+from headrace_streams.errors import RecordRefused, RetryRecord, SendToDeadLetters, TransientError
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
 
@@ -56,6 +56,8 @@ from headrace_models.worker.running_attempt import RunningAttempt
 from headrace_models.worker.watched_call import Lost, WatchedCall
 
 _log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS: Final = 1.0
 
 _Told = ChatResult | EmbedResult | ProviderError
 """What came of a call."""
@@ -187,12 +189,14 @@ class AttemptRunner:
         self._paid = paid
         # By task id and tenant; a dict, for its order.
         self._running: dict[tuple[str, str], dict[RunningAttempt, None]] = {}
+        # Attempts whose calls cost money, by id and tenant, until they are reported.
+        self._held: set[tuple[str, str]] = set()
         self._observer = observer or RunObserver()
         self._traceparent_of = traceparent_of
 
     async def handle(self, record: Record) -> None:
         """Run the attempt of one record. Raises UnreadableValue, RegistryUnavailable, SendToDeadLetters, and
-        TransientError while it is not known what earlier executions of it have come to."""
+        TransientError or RetryRecord while it is not known what other executions of it have come to."""
         await self._handle(record, self._hand_over, self._traceparent_of(record))
 
     async def call(self, record: Record) -> None:
@@ -214,6 +218,23 @@ class AttemptRunner:
         if objection is not None:
             await self._refuse(record, request, execution_id, objection)
             return
+        with self._in_hand(request):
+            await self._settle_and_run(record, request, execution_id)
+
+    @contextmanager
+    def _in_hand(self, request: AttemptRequested) -> Iterator[None]:
+        """Raises RetryRecord while this worker has another record of an attempt whose calls cost money in hand."""
+        name = request.attempt_id, request.tenant
+        if name in self._held:
+            raise RetryRecord(f"another record of {request.attempt_id} is in hand", _AGAIN_SECONDS)
+        if self._paid is not None:
+            self._held.add(name)
+        try:
+            yield
+        finally:
+            self._held.discard(name)
+
+    async def _settle_and_run(self, record: Record, request: AttemptRequested, execution_id: str) -> None:
         earlier = await self._earlier(record, request)
         if earlier.ended:
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
@@ -238,10 +259,11 @@ class AttemptRunner:
         """Report the attempt of one record as cancelled before its start. Raises as `handle`."""
         request = await self._read_or_report(record)
         execution_id = self._new_id()
-        earlier = NOTHING_EARLIER if self._paid is None else await self._paid.settle(record, request)
-        if not earlier.ended:
-            run = RunningAttempt(request, execution_id, self._traceparent_of(record), lost=earlier.lost)
-            await self._report(record, run, outcomes.cancelled())
+        with self._in_hand(request):
+            earlier = NOTHING_EARLIER if self._paid is None else await self._paid.settle(record, request)
+            if not earlier.ended:
+                run = RunningAttempt(request, execution_id, self._traceparent_of(record), lost=earlier.lost)
+                await self._report(record, run, outcomes.cancelled())
 
     def interrupt(self, cancelled: AbstractSet[tuple[str, str]]) -> int:
         """End these attempts, and those of these tasks, as far as they run (id and tenant); returns how many did."""
