@@ -36,6 +36,7 @@ from headrace_models.ports import (
 )
 from headrace_models.simulator.embeddings import embedding
 from headrace_models.worker.endpoint import Endpoint, EndpointView
+from headrace_models.worker.paid_calls import PaidCalls
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, Forbid, IsCancelled, RunnerOptions, RunObserver
 from headrace_streams.memory import MemoryCluster, MemoryLog
@@ -139,6 +140,7 @@ class WorkerBench:
         forbid: Forbid = lambda _request: None,
         is_cancelled: IsCancelled = lambda _task_id, _tenant: False,
         outcomes_to: TopicSpec = topics.ATTEMPTS_FINISHED,
+        paid: PaidCalls | None = None,
         **options: Any,
     ) -> AttemptRunner:
         return AttemptRunner(
@@ -151,6 +153,7 @@ class WorkerBench:
             new_id=lambda: f"execution-{next(self._numbers)}",
             forbid=forbid,
             is_cancelled=is_cancelled,
+            paid=paid,
             observer=observer,
         )
 

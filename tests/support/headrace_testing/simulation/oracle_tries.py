@@ -88,8 +88,8 @@ def _is_of(end: TaskCompleted, last: AttemptFinished | None) -> bool:
 
 
 def _may_have_asked(judge: Judge, report: AttemptFinished) -> bool:
-    """Whether an execution called a model that was there, or says so."""
-    if report.node is not None or report.usage != Usage():
+    """Whether an execution called a model that was there, or says so, or that an earlier one may have."""
+    if report.node is not None or report.usage != Usage() or report.lost:
         return True
     calls = [call for call in judge.world.models.calls if call.execution == report.execution_id]
     return any(not call.refused for call in calls)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from headrace_streams.errors import AppendUncertain, Overloaded, RecordRefused, TransientError
+from headrace_streams.errors import AppendUncertain, Overloaded, TransientError
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import ProducerRecord
 
@@ -17,21 +17,13 @@ _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
 
 
-async def append(
-    publisher: Publisher, make: Callable[[], ProducerRecord], event_id: str, *, refusals_pass: bool = False
-) -> None:
-    """Append until acknowledged. A repeat has the same event id, so that readers recognise it.
-
-    Args:
-        refusals_pass: Also while the cluster refuses the record, which whoever runs it can mend. Otherwise raises
-            RecordRefused.
-    """
+async def append(publisher: Publisher, make: Callable[[], ProducerRecord], event_id: str) -> None:
+    """Append until acknowledged. A repeat has the same event id, so that readers recognise it. Raises RecordRefused."""
     delay = _FIRST_DELAY_SECONDS
-    again = (TransientError, AppendUncertain, Overloaded, *((RecordRefused,) if refusals_pass else ()))
     while True:
         try:
             await publisher.send_record(make())
-        except again as error:
+        except (TransientError, AppendUncertain, Overloaded) as error:
             _log.warning("%s could not be written yet, retrying: %s", event_id, error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

@@ -13,6 +13,7 @@ have different ids, and the ledger lets the second take the place of the first.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -30,8 +31,8 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.headers import traceparent
 from headrace_contracts.ids import lost_usage_id, usage_id
-from headrace_contracts.topics import ATTEMPTS_STARTED, USAGE_RECORDED
-from headrace_streams.errors import OffsetOutOfRange, TopicMissing, TransientError
+from headrace_contracts.topics import ATTEMPTS_FINISHED_CLOUD, ATTEMPTS_STARTED, USAGE_RECORDED
+from headrace_streams.errors import OffsetOutOfRange, RecordRefused, TopicMissing, TransientError
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record
@@ -40,6 +41,8 @@ from headrace_models.worker import appending
 from headrace_models.worker.earlier_executions import EarlierExecutions, Sighting, Traces
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome, usage_event, usage_record
 from headrace_models.worker.running_attempt import RunningAttempt
+
+_log = logging.getLogger(__name__)
 
 _READ_SECONDS: Final = 5.0
 _MOST_LOST: Final = 20
@@ -86,6 +89,7 @@ class PaidCalls:
 
     Args:
         hold_seconds: So long a slot is kept for an execution whose announcement is not acknowledged yet.
+        refused_seconds: Until an announcement is tried again that the cluster refuses.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class PaidCalls:
         clock_ms: Callable[[], int],
         observer: PaidCallObserver | None = None,
         hold_seconds: float = 2.0,
+        refused_seconds: float = 5.0,
     ) -> None:
         self._log = log
         self._codec = codec
@@ -106,6 +111,7 @@ class PaidCalls:
         self._clock_ms = clock_ms
         self._observer = observer or PaidCallObserver()
         self._hold_seconds = hold_seconds
+        self._refused_seconds = refused_seconds
         self._earlier = EarlierExecutions(log, codec.topic_prefix)
         self.doubt = self._earlier.doubt
         """To be told of every partition of work that is assigned."""
@@ -144,8 +150,28 @@ class PaidCalls:
             subject=request.task_id,
             traceparent=run.traceparent,
         )
-        await self._append(publication, refusals_pass=True)
+        while True:
+            try:
+                await self._append(publication)
+                break
+            except RecordRefused as error:
+                if await self._is_nowhere(request.home_partition):
+                    raise
+                # Whoever runs the cluster can mend that: a right or the topic is missing.
+                _log.error("the start of %s is refused, and it waits: %s", request.attempt_id, error)
+                await asyncio.sleep(self._refused_seconds)
         self._observer.announced(asyncio.get_running_loop().time() - began)
+
+    async def _is_nowhere(self, home_partition: int) -> bool:
+        """Whether there is no such partition of tasks: then the attempt could not be reported either."""
+        topic = self._codec.topic_prefix + ATTEMPTS_FINISHED_CLOUD.name
+        reader = self._log.reader()
+        try:
+            return not 0 <= home_partition < len(await reader.partitions_of(topic))
+        except (TransientError, TopicMissing):
+            return False
+        finally:
+            await reader.close()
 
     # What others have begun
 
@@ -227,11 +253,11 @@ class PaidCalls:
         event = usage_event(run.request, execution, ended, usage_id(run.request.attempt_id, run.execution_id))
         await self._append(_usage_publication(run.request, event, run.traceparent))
 
-    async def _append(self, publication: Publication, *, refusals_pass: bool = False) -> None:
+    async def _append(self, publication: Publication) -> None:
         def make() -> ProducerRecord:
             return self._publisher.record_of(publication)
 
-        await appending.append(self._publisher, make, publication.event_id, refusals_pass=refusals_pass)
+        await appending.append(self._publisher, make, publication.event_id)
 
 
 async def written_within(run: RunningAttempt, seconds: float | None) -> bool:

@@ -137,7 +137,7 @@ def _repeats_look_new(patches: Patches) -> None:
 BUGS = (
     Bug("called_before_announced", "a call is made before it is announced", _called_before_announced, hint=3),
     Bug("earlier_not_looked_up", "what an earlier worker has begun is not looked up", _earlier_not_looked_up, hint=60),
-    Bug("reports_not_reused", "an attempt that is reported is run again after a takeover", _reports_not_reused, hint=110),
+    Bug("reports_not_reused", "an attempt that is reported is run again", _reports_not_reused, hint=110),
     Bug("only_the_last_is_lost", "of several lost executions only the last one is recorded", _only_the_last_is_lost),
     Bug("known_is_lost_too", "an execution stays possibly billed once its cost is known", _known_is_lost_too, hint=323),
     Bug("repeats_look_new", "a repeated attempt looks as if it was new", _repeats_look_new, hint=110),
