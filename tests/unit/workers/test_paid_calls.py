@@ -16,6 +16,7 @@ from headrace_models.worker.paid_calls import PaidCalls
 from headrace_models.worker.runner import AttemptRunner
 from headrace_streams.errors import RecordRefused, RetryRecord, SendToDeadLetters, TransientError
 from headrace_streams.memory import HANGS, NetworkRequest, Operation
+from headrace_streams.partitioning import partition_of
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import Record, TopicPartition
 from headrace_testing.engine import eventually
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 WORST = 5_000
 CALLED = TopicPartition(f"{PREFIX}attempts.started", 3)
+USAGE_OF_ACME = TopicPartition(f"{PREFIX}usage.recorded", partition_of(b"acme", topics.USAGE_RECORDED.partitions))
 
 
 class Gate:
@@ -272,6 +274,22 @@ async def test_a_report_that_nobody_can_read_is_none(bench: WorkerBench, provide
     )
     await runner(bench, provider, taken_over(bench, record)).handle(record)
     assert (len(provider.asked), "task-1/1/one/lost" in usage(bench)) == (1, True)
+
+
+async def test_a_report_that_retention_removes_meanwhile_is_one_all_the_same(
+    bench: WorkerBench, provider: ScriptedProvider
+) -> None:
+    record = submit(bench, paid())
+    await begun(bench, paid(), "one")
+    await reported(bench, paid(), "one", "groq")
+    calls = taken_over(bench, record)
+    bench.cluster.sicken(USAGE_OF_ACME, bounds=HANGS)
+    settling = asyncio.create_task(runner(bench, provider, calls).handle(record))
+    await asyncio.sleep(0.1)
+    bench.cluster.partition(TopicPartition(f"{PREFIX}attempts.finished.cloud", 3)).delete_before(1)
+    bench.cluster.heal(USAGE_OF_ACME)
+    await asyncio.wait_for(settling, 30)
+    assert (provider.asked, list(usage(bench))) == ([], ["task-1/1/one/lost"])
 
 
 @pytest.mark.parametrize(("left", "runs"), [(None, True), (2 * WORST, True), (2 * WORST - 1, False)])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -287,6 +288,11 @@ class EarlierExecutions:
         if len(known.found) + len(known.marked) > self._most and known.only is None:
             _log.info("%s names more than %d attempts, of which few are kept", known.partition, self._most)
             known.keep_only(question.attempt_id for question in self._questions[known.partition])
+
+    def forget(self) -> None:
+        """Read everything anew: what is known is of another log."""
+        for known in self._known.values():
+            known.since_ms = sys.maxsize
 
     def _forget_in_time(self) -> None:
         idle = asyncio.get_running_loop().time() - self._used_at > _KEPT_SECONDS

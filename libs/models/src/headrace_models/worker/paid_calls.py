@@ -181,11 +181,11 @@ class PaidCalls:
         traces = await self._earlier.of(record, request.attempt_id, request.home_partition, request.tenant)
         if not traces.started and not traces.finished:
             return NOTHING_EARLIER
-        ended, unreadable = await self._reports_settled(record, request, traces)
+        ended, unknown = await self._reports_settled(record, request, traces)
         lost = [
             _lost(execution, sighting)
             for execution, sighting in traces.started.items()
-            if execution not in traces.recorded and (execution not in traces.finished or execution in unreadable)
+            if execution not in traces.recorded and (execution not in traces.finished or execution in unknown)
         ]
         for one in lost:
             if one.execution_id not in traces.marked:
@@ -198,37 +198,45 @@ class PaidCalls:
     async def _reports_settled(
         self, record: Record, request: AttemptRequested, traces: Traces
     ) -> tuple[bool, frozenset[str]]:
-        """Whether the attempt is reported, after missing usage has been recorded; and whose reports cannot be read."""
-        unreadable = set()
+        """Whether the attempt is reported, after missing usage has been recorded; and of which reported executions
+        nobody knows what they consumed."""
+        unknown, unreadable = set(), set()
         for execution, sighting in traces.finished.items():
             if execution in traces.recorded:
                 continue
-            finished = await self._report_at(sighting)
-            if finished is None:
+            try:
+                finished = await self._report_at(sighting)
+            except UnreadableValue:
                 unreadable.add(execution)
+                continue
+            if finished is None:
+                unknown.add(execution)
             elif finished.node is not None:
                 event = _usage_of(request, finished, usage_id(request.attempt_id, execution))
                 await self._append(_usage_publication(request, event, traceparent(record.headers)))
-        return bool(traces.finished.keys() - unreadable), frozenset(unreadable)
+        return bool(traces.finished.keys() - unreadable), frozenset(unknown | unreadable)
 
     async def _report_at(self, sighting: Sighting) -> AttemptFinished | None:
-        """The report in a record; None if it cannot be read."""
-        reader = self._log.reader()
+        """The report in a record; None if retention has removed it. Raises UnreadableValue, TransientError."""
+        name, reader = sighting.partition, self._log.reader()
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                await reader.assign({sighting.partition: sighting.offset})
+                start, end = (await reader.bounds([name]))[name]
+                if sighting.offset < start:
+                    return None
+                if sighting.offset >= end:
+                    self._earlier.forget()
+                    raise TransientError(f"{name} has no offset {sighting.offset} any more: it is another log")
+                await reader.assign({name: sighting.offset})
                 records: list[Record] = []
                 while not records:
                     records = [one for one in await reader.poll(1, 1.0) if one.offset == sighting.offset]
         except (OffsetOutOfRange, TopicMissing, TimeoutError) as error:
-            raise TransientError(f"the report at {sighting.partition}@{sighting.offset} cannot be read yet") from error
+            raise TransientError(f"the report at {name}@{sighting.offset} cannot be read yet") from error
         finally:
             await reader.close()
-        origin = Origin(records[0].topic, records[0].partition, records[0].offset)
-        try:
-            return await self._codec.read(AttemptFinished, records[0].value, origin)
-        except UnreadableValue:
-            return None
+        [found] = records
+        return await self._codec.read(AttemptFinished, found.value, Origin(found.topic, found.partition, found.offset))
 
     async def _record_lost(self, record: Record, request: AttemptRequested, lost: LostExecution) -> None:
         event = usage_record(
