@@ -11,7 +11,8 @@ _COUNTS = (
     "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
     "searches",
 )  # fmt: skip
-_SUMS = (*_COUNTS, "cost_nanodollars", "internal_value_nanodollars")
+_SUMS = (*_COUNTS, "cost_nanodollars", "internal_value_nanodollars", "possibly_billed_nanodollars")
+_LOST, _SUPERSEDED = "lost", "superseded"
 
 
 def violations(evidence: Evidence) -> Iterator[Violation]:
@@ -28,18 +29,22 @@ def violations(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.ledger.entries:
         event = events.get(row["event_id"])
         if event is not None:
-            yield from _row(row, event, evidence.prices)
+            superseded = event["outcome"] == _LOST and event["event_id"].removesuffix("/lost") in events
+            yield from _row(row, event, evidence.prices, superseded=superseded)
     yield from _balances(evidence)
     yield from _positions(evidence)
 
 
-def _row(row: Value, event: Value, prices: Value) -> Iterator[Violation]:
+def _row(row: Value, event: Value, prices: Value, *, superseded: bool) -> Iterator[Violation]:
+    """What was lost costs nothing for sure, and may have been billed, unless it is known after all."""
+    lost = event["outcome"] == _LOST
     expected = {
         **{name: event[name] for name in ("tenant", "task_id", "attempt_id", "execution_id", "provider", "model")},
         **{name: event["usage"][name] for name in _COUNTS},
-        "outcome": event["outcome"],
+        "outcome": _SUPERSEDED if superseded else event["outcome"],
         "recorded_at": event["recorded_at"],
-        "cost_nanodollars": cost_nanodollars(prices, event["provider"], event["model"], event["usage"]),
+        "possibly_billed_nanodollars": event["possibly_billed_nanodollars"] if lost and not superseded else 0,
+        "cost_nanodollars": 0 if lost else cost_nanodollars(prices, event["provider"], event["model"], event["usage"]),
     }
     for name, value in expected.items():
         if row[name] != value:
@@ -51,7 +56,8 @@ def _balances(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.ledger.entries:
         day = datetime.fromtimestamp(row["recorded_at"] / 1000, UTC).date()
         total = sums[row["tenant"], day, row["provider"], row["model"], row["simulated"]]
-        total["executions"] += 1
+        total["executions"] += row["outcome"] not in (_LOST, _SUPERSEDED)
+        total["possibly_billed_executions"] += row["outcome"] == _LOST
         for name in _SUMS:
             total[name] += row[name]
     found: dict[tuple[object, ...], Value] = {
@@ -60,7 +66,8 @@ def _balances(evidence: Evidence) -> Iterator[Violation]:
     }
     for key in {*sums, *found}:
         expected, balance = sums.get(key, Counter[str]()), found.get(key, {})
-        wrong = [name for name in ("executions", *_SUMS) if balance.get(name, 0) != expected[name]]
+        names = ("executions", "possibly_billed_executions", *_SUMS)
+        wrong = [name for name in names if balance.get(name, 0) != expected[name]]
         if wrong:
             yield Violation("balance is not the sum of its entries", f"{key}: {', '.join(wrong)}")
 

@@ -141,7 +141,11 @@ def _against_the_journal(evidence: Evidence) -> Iterator[Violation]:
 def _attempts(evidence: Evidence) -> Iterator[Violation]:
     asked = {value["attempt_id"] for topic in (*LOCAL, *CLOUD) for value in _values(evidence.of(topic))}
     told = {(value["task_id"], value["tenant"]) for topic in TOLD for value in _values(evidence.of(topic))}
-    costed = {(value["attempt_id"], value["execution_id"]) for value in _values(evidence.of("usage.recorded"))}
+    costed = {
+        (value["attempt_id"], value["execution_id"])
+        for value in _values(evidence.of("usage.recorded"))
+        if value["outcome"] != "lost"
+    }
     last: dict[str, Value] = {}
     for topic, work in OUTCOMES.items():
         asked_there = {value["attempt_id"] for of_work in work for value in _values(evidence.of(of_work))}

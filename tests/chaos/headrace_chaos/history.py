@@ -108,6 +108,7 @@ def usage(task_id: str, provider: str) -> dict[str, Any]:
         "simulated": True,
         "outcome": "answered",
         "usage": USAGE,
+        "possibly_billed_nanodollars": 0,
         "recorded_at": AT,
     }
 
@@ -144,7 +145,7 @@ def _ledger(topics: Topics) -> Ledger:
         entries.append({**record.value, **USAGE, "cost_nanodollars": cost, "internal_value_nanodollars": 0})
     day: date = datetime.fromtimestamp(AT / 1000, UTC).date()
     balances = [
-        {**entry, "day": day, "executions": 1}
+        {**entry, "day": day, "executions": 1, "possibly_billed_executions": 0}
         for entry in entries  # one from each provider
     ]
     return Ledger(

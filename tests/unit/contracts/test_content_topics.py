@@ -16,7 +16,8 @@ WITHOUT = {
     "tasks.cancelled", "usage.recorded", "spend.windows", "fleet.status", "preferences", "access.keys",
     "nodes.announced", "nodes.drained", "placements.requested", "requests.counted", "audit.recorded",
     "policies", "switches",
-    "dead-letters.handled", "attempts.cancelled.local", "attempts.cancelled.cloud", "provider.batches",
+    "dead-letters.handled", "attempts.cancelled.local", "attempts.cancelled.cloud",
+    "provider.batches", "attempts.started",
 }  # fmt: skip
 NUMBERS = itertools.count()
 CONTENT = {

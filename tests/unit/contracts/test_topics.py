@@ -73,7 +73,7 @@ def test_task_topics_have_the_same_number_of_partitions() -> None:
     together = [spec for spec in TOPICS.values() if spec.copartitioned]
     assert {spec.name for spec in together} == {
         "tasks.submitted", "tasks.cancelled", "attempts.finished", "attempts.finished.cloud", "tasks.journal",
-        "tasks.completed",
+        "tasks.completed", "attempts.started",
     }  # fmt: skip
     assert len({spec.partitions for spec in together}) == 1
 

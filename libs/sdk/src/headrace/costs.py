@@ -22,6 +22,8 @@ class CostSums:
         cost_nanodollars: Cost in nano-dollars.
         internal_value_nanodollars: Notional value of those on our own nodes, which is not billed.
         unpriced_executions: Number of those whose model is not in the price book.
+        possibly_billed_executions: Number of those, beside `executions`, whose worker died in the middle of the call.
+        possibly_billed_nanodollars: What their providers may have billed at most; no part of the cost.
     """
 
     executions: int = 0
@@ -29,6 +31,8 @@ class CostSums:
     cost_nanodollars: int = 0
     internal_value_nanodollars: int = 0
     unpriced_executions: int = 0
+    possibly_billed_executions: int = 0
+    possibly_billed_nanodollars: int = 0
 
     @property
     def cost_usd(self) -> Decimal:
@@ -175,6 +179,8 @@ def _sums_of(read: Reader) -> CostSums:
         cost_nanodollars=read.integer("cost_nanodollars"),
         internal_value_nanodollars=read.integer("internal_value_nanodollars"),
         unpriced_executions=read.integer("unpriced_executions"),
+        possibly_billed_executions=read.integer("possibly_billed_executions"),
+        possibly_billed_nanodollars=read.integer("possibly_billed_nanodollars"),
     )
 
 

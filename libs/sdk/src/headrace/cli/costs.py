@@ -93,6 +93,13 @@ def print_report(report: CostReport, by: list[str]) -> None:
             f"{dollars(report.simulated.cost_nanodollars)} of it is the notional cost of simulated answers",
             style="yellow",
         )
+    if lost := report.total.possibly_billed_executions:
+        most = report.total.possibly_billed_nanodollars
+        OUT.print(
+            f"Not in it: {lost} calls whose worker died, which may have been billed"
+            f"{f', with up to {dollars(most)} together' if most else ''}",
+            style="yellow",
+        )
 
 
 def _print_windows(windows: tuple[SpendWindow, ...]) -> None:
