@@ -22,8 +22,8 @@ from headrace_testing.described_services import wiring_of
 
 PREFIX = "x."
 RIGHTS = rights(PREFIX)
-WITHOUT_CONTENT = {"usage.recorded", "spend.windows", "fleet.status", "audit.recorded"}
-"""Topics that anyone may read and that hold no text of people or models: usage, money, health, access."""
+WITHOUT_CONTENT = {"usage.recorded", "spend.windows", "fleet.status", "audit.recorded", "attempts.started"}
+"""Topics that anyone may read and that hold no text of people or models: usage, money, health, access, calls."""
 
 
 def may(user: str, operation: str, topic: str) -> bool:

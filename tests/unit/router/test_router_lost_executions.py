@@ -93,8 +93,9 @@ def test_an_attempt_that_asked_nobody_is_a_try_if_an_earlier_execution_may_have(
 
 @pytest.mark.parametrize("local", [False, True])
 def test_what_a_report_says_of_lost_executions_is_bounded(local: bool) -> None:
-    desk = Desk()
-    desk.submit(**({} if local else {"privacy": Privacy.PUBLIC, "role": None, "model": MODEL}))
+    desk = Desk() if local else desk_with(None)[0]
+    if local:
+        desk.submit()
     said = lost(*["x" * 10_000] * 1_000)
     ended = desk.end(Outcome.FAILED_RETRYABLE, lost=said, node=None, usage=Usage())
     steps = lost_steps(ended)

@@ -113,14 +113,15 @@ def _earlier_not_looked_up(patches: Patches) -> None:
 
 def _reports_not_reused(patches: Patches) -> None:
     async def settle(self: Any, record: Any, request: Any) -> Earlier:
-        return replace(await original(self, record, request), ended=False)
+        found: Earlier = await original(self, record, request)
+        return replace(found, ended=False)
 
     original = patches.put(PaidCalls, "settle", settle)
 
 
 def _only_the_last_is_lost(patches: Patches) -> None:
     async def of(self: Any, record: Any, attempt_id: str, home: int, tenant: str) -> Traces:
-        traces = await original(self, record, attempt_id, home, tenant)
+        traces: Traces = await original(self, record, attempt_id, home, tenant)
         return replace(traces, started=dict(list(traces.started.items())[-1:]))
 
     original = patches.put(EarlierExecutions, "of", of)
