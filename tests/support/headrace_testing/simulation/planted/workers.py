@@ -13,7 +13,6 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import CallUsage
 from headrace_models.worker import runner
 from headrace_models.worker.cancellations import Cancellations
-from headrace_models.worker.earlier_executions import EarlierExecutions, Traces
 from headrace_models.worker.paid_calls import NOTHING_EARLIER, Earlier, PaidCalls
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner
@@ -119,14 +118,6 @@ def _reports_not_reused(patches: Patches) -> None:
     original = patches.put(PaidCalls, "settle", settle)
 
 
-def _only_the_last_is_lost(patches: Patches) -> None:
-    async def of(self: Any, record: Any, attempt_id: str, home: int, tenant: str) -> Traces:
-        traces: Traces = await original(self, record, attempt_id, home, tenant)
-        return replace(traces, started=dict(list(traces.started.items())[-1:]))
-
-    original = patches.put(EarlierExecutions, "of", of)
-
-
 def _known_is_lost_too(patches: Patches) -> None:
     patches.put(ledger, "rivals", lambda entry: ("", entry.event_id))
 
@@ -139,7 +130,6 @@ BUGS = (
     Bug("called_before_announced", "a call is made before it is announced", _called_before_announced, hint=3),
     Bug("earlier_not_looked_up", "what an earlier worker has begun is not looked up", _earlier_not_looked_up, hint=60),
     Bug("reports_not_reused", "an attempt that is reported is run again", _reports_not_reused, hint=110),
-    Bug("only_the_last_is_lost", "of several lost executions only the last one is recorded", _only_the_last_is_lost),
     Bug("known_is_lost_too", "an execution stays possibly billed once its cost is known", _known_is_lost_too, hint=323),
     Bug("repeats_look_new", "a repeated attempt looks as if it was new", _repeats_look_new, hint=110),
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
