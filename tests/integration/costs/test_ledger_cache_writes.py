@@ -94,7 +94,7 @@ async def test_reports_show_each_kind_of_token_and_what_it_cost(database: Databa
     }
     total = report_document(question, groups)["total"]
     assert (total[READ], total[FOR_5M], total[FOR_1H]) == (1_410, 950, 1_120)
-    assert report_csv(question, groups).splitlines()[0].split(",")[-2:] == [FOR_5M, FOR_1H]
+    assert report_csv(question, groups).splitlines()[0].split(",")[-5:-3] == [FOR_5M, FOR_1H]
 
 
 async def test_a_repeated_event_changes_no_count(database: Database) -> None:

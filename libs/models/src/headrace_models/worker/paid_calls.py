@@ -50,7 +50,7 @@ _MOST_LOST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class SettledAttempt:
     """What earlier executions have left of an attempt.
 
     Attributes:
@@ -62,7 +62,7 @@ class Earlier:
     lost: tuple[LostExecution, ...] = ()
 
 
-NOTHING_EARLIER: Final = Earlier()
+NOTHING_EARLIER: Final = SettledAttempt()
 
 
 class PaidCallObserver:
@@ -175,7 +175,7 @@ class PaidCalls:
 
     # What others have begun
 
-    async def settle(self, record: Record, request: AttemptRequested) -> Earlier:
+    async def settle(self, record: Record, request: AttemptRequested) -> SettledAttempt:
         """Settle the earlier executions of the attempt in a record. Raises TransientError, RegistryUnavailable: nothing
         may be done with the record before this has succeeded."""
         traces = await self._earlier.of(record, request.attempt_id, request.home_partition, request.tenant)
@@ -193,7 +193,7 @@ class PaidCalls:
                 self._observer.lost(request)
         if ended:
             self._observer.reused()
-        return Earlier(ended, tuple(lost[-_MOST_LOST:]))
+        return SettledAttempt(ended, tuple(lost[-_MOST_LOST:]))
 
     async def _reports_settled(
         self, record: Record, request: AttemptRequested, traces: Traces

@@ -50,7 +50,7 @@ from headrace_models.worker.avoidance import is_of_endpoint
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
-from headrace_models.worker.paid_calls import NOTHING_EARLIER, Earlier, PaidCalls, affordable, written_within
+from headrace_models.worker.paid_calls import NOTHING_EARLIER, PaidCalls, SettledAttempt, affordable, written_within
 from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
 from headrace_models.worker.watched_call import Lost, WatchedCall
@@ -248,12 +248,14 @@ class AttemptRunner:
             ended = outcomes.beyond_budget(len(earlier.lost))
         await self._report(record, run, ended)
 
-    async def _earlier(self, record: Record, request: AttemptRequested) -> Earlier:
+    async def _earlier(self, record: Record, request: AttemptRequested) -> SettledAttempt:
         if self._paid is not None:
             return await self._paid.settle(record, request)
         # Past its deadline it is not run anyway.
         in_time = outcomes.seconds_left(request.deadline_at, self._clock_ms()) != 0
-        return Earlier(ended=True) if in_time and await self._has_ended(record, request.attempt_id) else NOTHING_EARLIER
+        if in_time and await self._has_ended(record, request.attempt_id):
+            return SettledAttempt(ended=True)
+        return NOTHING_EARLIER
 
     async def skip(self, record: Record) -> None:
         """Report the attempt of one record as cancelled before its start. Raises as `handle`."""

@@ -13,7 +13,7 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import CallUsage
 from headrace_models.worker import runner
 from headrace_models.worker.cancellations import Cancellations
-from headrace_models.worker.paid_calls import NOTHING_EARLIER, Earlier, PaidCalls
+from headrace_models.worker.paid_calls import NOTHING_EARLIER, PaidCalls, SettledAttempt
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner
 from headrace_router import commands
@@ -104,15 +104,15 @@ def _called_before_announced(patches: Patches) -> None:
 
 
 def _earlier_not_looked_up(patches: Patches) -> None:
-    async def settle(self: Any, record: Any, request: Any) -> Earlier:
+    async def settle(self: Any, record: Any, request: Any) -> SettledAttempt:
         return NOTHING_EARLIER
 
     patches.put(PaidCalls, "settle", settle)
 
 
 def _reports_not_reused(patches: Patches) -> None:
-    async def settle(self: Any, record: Any, request: Any) -> Earlier:
-        found: Earlier = await original(self, record, request)
+    async def settle(self: Any, record: Any, request: Any) -> SettledAttempt:
+        found: SettledAttempt = await original(self, record, request)
         return replace(found, ended=False)
 
     original = patches.put(PaidCalls, "settle", settle)
