@@ -34,7 +34,7 @@ counts = st.one_of(st.integers(0, 100_000), st.sampled_from([-1, 0, 10**12, 10**
 texts = st.sampled_from(["a", "b", "", "ü\0x", "'; DROP", "\ufffd", "x" * 3_000])
 events = st.builds(
     UsageRecorded,
-    event_id=st.sampled_from([f"e{number}" for number in range(30)] + [""]),
+    event_id=st.sampled_from([f"e{number}{lost}" for number in range(15) for lost in ("", "/lost")] + [""]),
     tenant=texts,
     user=texts,
     task_id=texts,
@@ -54,6 +54,7 @@ events = st.builds(
         cache_write_5m_tokens=st.integers(0, 200_000),
         cache_write_1h_tokens=st.integers(-1, 200_000),
     ),
+    possibly_billed_nanodollars=st.sampled_from([-1, 0, 1, 10**15, 10**15 + 1]) | st.integers(0, 10**9),
     model_ms=st.floats(),
     recorded_at=st.sampled_from([-1, 0, NOON, NOON + 86_400_000, 2**62]),
 )
@@ -88,7 +89,7 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
                 await store.apply(batch, {PART: moving(start or None, start + len(batch))})
                 start += len(batch)
 
-    booked: dict[str, int] = {}
+    booked: dict[str, tuple[UsageRecorded, int]] = {}
     refused: list[int] = []
     for offset, event in enumerate(incoming):
         try:
@@ -96,21 +97,35 @@ async def _check(dsn: str, incoming: Sequence[UsageRecorded], cuts: Sequence[int
         except Implausible:
             refused.append(offset)
             continue
-        if event.event_id and event.tenant:
-            booked.setdefault(event.event_id, cost)
+        is_lost = event.outcome is Outcome.LOST
+        if is_lost and not (event.event_id.endswith("/lost") and 0 <= event.possibly_billed_nanodollars <= 10**15):
+            refused.append(offset)
+        elif event.event_id and event.tenant:
+            booked.setdefault(event.event_id, (event, cost))
         else:
             refused.append(offset)
     assert [record.offset for record, _ in dead_letters.kept] == refused
+    costs = {name: cost for name, (_, cost) in booked.items()}
+    known = [event for event, _ in booked.values() if event.outcome is not Outcome.LOST]
+    tenants = {name: event.tenant for name, (event, _) in booked.items()}
+    lost = [
+        event
+        for name, (event, _) in booked.items()
+        if event.outcome is Outcome.LOST and tenants.get(name.removesuffix("/lost")) != event.tenant
+    ]
     reader = await asyncpg.connect(dsn)
     try:
         entries = await reader.fetch("SELECT event_id, cost_nanodollars FROM ledger.entries")
         sums = await reader.fetchrow(
-            "SELECT coalesce(sum(cost_nanodollars), 0)::bigint, coalesce(sum(executions), 0)::bigint "
-            "FROM ledger.balances"
+            "SELECT coalesce(sum(cost_nanodollars), 0)::bigint, coalesce(sum(executions), 0)::bigint, "
+            "coalesce(sum(possibly_billed_executions), 0)::bigint, "
+            "coalesce(sum(possibly_billed_nanodollars), 0)::bigint FROM ledger.balances"
         )
     finally:
         await reader.close()
     assert Counter(row["event_id"] for row in entries) == Counter(booked.keys())
-    assert {row["event_id"]: row["cost_nanodollars"] for row in entries} == booked
+    assert {row["event_id"]: row["cost_nanodollars"] for row in entries} == costs
     assert sums is not None
-    assert tuple(sums) == (sum(booked.values()), len(booked))
+    assert tuple(sums) == (
+        sum(costs.values()), len(known), len(lost), sum(event.possibly_billed_nanodollars for event in lost)
+    )  # fmt: skip

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any, Final
 
 from headrace_contracts.events import Outcome, UsageRecorded
-from headrace_models.local_servers import LOCAL_PROVIDERS
 from headrace_models.prices import PriceBook
 from headrace_runtime.database import Connection, Database
 from headrace_runtime.logging import get_logger
@@ -165,6 +164,6 @@ async def _book(connection: Connection, entries: Sequence[LedgerEntry]) -> int:
 
 async def _supersede(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
     """Of executions that are lost, and recorded after all, only what is recorded counts, whichever came first."""
-    pairs = [rivals(entry) for entry in entries if entry.provider not in LOCAL_PROVIDERS]
+    pairs = [rivals(entry) for entry in entries]
     if pairs:
         await connection.fetchval(_SUPERSEDE, [lost for lost, _ in pairs], [recorded for _, recorded in pairs])

@@ -20,6 +20,8 @@ def upgrade() -> None:
                 f"ALTER TABLE ledger.{table} ADD COLUMN possibly_billed_{column} bigint NOT NULL DEFAULT 0 "
                 f"CHECK (possibly_billed_{column} >= 0)"
             )
+    # Few rows, and every batch asks for some.
+    op.execute("CREATE INDEX entries_lost ON ledger.entries (event_id) WHERE outcome = 'lost'")
     op.execute(
         "COMMENT ON TABLE ledger.entries IS "
         "'One row for each execution of an attempt. Money in nano-dollars, times in milliseconds since the epoch. "
@@ -30,6 +32,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the columns with what may have been billed."""
+    op.execute("DROP INDEX ledger.entries_lost")
     for table, columns in _COLUMNS.items():
         for column in columns:
             op.execute(f"ALTER TABLE ledger.{table} DROP COLUMN possibly_billed_{column}")
