@@ -7,13 +7,13 @@ from headrace_contracts.events.access import AccessKey, RequestsCounted
 from headrace_contracts.events.audit import AuditRecorded
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.deadletters import DeadLetter, DeadLetterHandled, Handling, Header
-from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
-from headrace_contracts.events.settings import Preferences, PrivacyLevel
+from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelObserved, ModelStatus, NodeAnnounced, NodeDrained, NodeStatus, Place, PlacementAction, PlacementPhase, PlacementRequested, PlacementStatus
+from headrace_contracts.events.settings import PolicyPublished, Preferences, PrivacyLevel, SwitchKind, SwitchedOff
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
-from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, Options, Outcome, PartKind, Rejection, ReplyKind, ResponseFormat, ResponseFormatKind, Sampling, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
+from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, ModelSettings, Options, Outcome, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Routing, Sampling, SearchState, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
 from headrace_contracts.events.usage import UsageRecorded
-from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptStarted, AttemptsCancelled, LostExecution
+from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptStarted, AttemptsCancelled, BatchMember, BatchPhase, LostExecution, ProviderBatch
 
 __all__ = [
     "AccessKey",
@@ -26,6 +26,8 @@ __all__ = [
     "AttemptState",
     "AttemptsCancelled",
     "AuditRecorded",
+    "BatchMember",
+    "BatchPhase",
     "Citation",
     "Command",
     "CommandKind",
@@ -46,7 +48,9 @@ __all__ = [
     "Message",
     "MessagePart",
     "Mode",
+    "ModelObserved",
     "ModelOperation",
+    "ModelSettings",
     "ModelStatus",
     "NodeAnnounced",
     "NodeDrained",
@@ -59,16 +63,22 @@ __all__ = [
     "PlacementPhase",
     "PlacementRequested",
     "PlacementStatus",
+    "PolicyPublished",
     "Position",
     "Preferences",
     "Privacy",
     "PrivacyLevel",
+    "ProviderBatch",
     "Rejection",
     "ReplyKind",
     "RequestsCounted",
+    "ResearchState",
+    "ResearchSummary",
     "ResponseFormat",
     "ResponseFormatKind",
+    "Routing",
     "Sampling",
+    "SearchState",
     "ServedFrom",
     "SkillAction",
     "SkillChange",
@@ -78,6 +88,8 @@ __all__ = [
     "SkillSubmitted",
     "SkillVersion",
     "SpendWindows",
+    "SwitchKind",
+    "SwitchedOff",
     "TaskCancelled",
     "TaskCompleted",
     "TaskPhase",

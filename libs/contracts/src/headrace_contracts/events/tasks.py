@@ -1093,7 +1093,7 @@ class TrailStep:
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
         step: What was decided: dispatched, searched, researched, rejected, retried, fell_back, not_asked,
-            breached, coalesced, cached, waited, finished.
+            breached, execution_lost, coalesced, cached, waited, finished.
         provider: Provider concerned.
         model: Model concerned.
         reason: Why.

@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
 from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, UsageRecorded
-from headrace_contracts.headers import traceparent, weight_of
+from headrace_contracts.headers import REPEATED, traceparent, weight_of
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
 from headrace_streams.dead_letters import described
@@ -199,9 +199,14 @@ class AttemptRunner:
         TransientError or RetryRecord while it is not known what other executions of it have come to."""
         await self._handle(record, self._hand_over, self._traceparent_of(record))
 
-    async def call(self, record: Record) -> None:
-        """The same, by a call of its own in any case. Raises as `handle`."""
-        await self._handle(record, _never, header_traceparent(record))
+    async def call(self, record: Record, *, repeated: bool) -> None:
+        """The same, by a call of its own in any case; `repeated` if another worker may have begun it. Raises as
+        `handle`."""
+        traceparent = header_traceparent(record)
+        if repeated:
+            # Its place says nothing: it was read for its batch, not from a partition that was assigned.
+            record = replace(record, headers=(*record.headers, (REPEATED, b"1")))
+        await self._handle(record, _never, traceparent)
 
     async def report_of_batch(
         self, record: Record, request: AttemptRequested, execution_id: str, ended: ExecutionOutcome
@@ -219,7 +224,7 @@ class AttemptRunner:
             await self._refuse(record, request, execution_id, objection)
             return
         with self._in_hand(request):
-            await self._settle_and_run(record, request, execution_id)
+            await self._settle_and_run(record, request, execution_id, hand_over, traceparent)
 
     @contextmanager
     def _in_hand(self, request: AttemptRequested) -> Iterator[None]:
@@ -234,7 +239,9 @@ class AttemptRunner:
         finally:
             self._held.discard(name)
 
-    async def _settle_and_run(self, record: Record, request: AttemptRequested, execution_id: str) -> None:
+    async def _settle_and_run(
+        self, record: Record, request: AttemptRequested, execution_id: str, hand_over: HandOver, traceparent: str | None
+    ) -> None:
         earlier = await self._earlier(record, request)
         if earlier.ended:
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)

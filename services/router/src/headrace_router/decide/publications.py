@@ -159,7 +159,8 @@ def _searching(request: AttemptRequested, search: SearchState) -> AttemptRequest
 def _budget_left(state: TaskState, attempt: AttemptState) -> int | None:
     """What a task may still spend on an attempt; None without a budget."""
     budget = task_of(state).budget_nanodollars
-    return None if budget is None else budget - spent([one for one in all_attempts(state) if one.number != attempt.number])
+    others = [one for one in all_attempts(state) if one.number != attempt.number]
+    return None if budget is None else budget - spent(others)
 
 
 def _keeps_order(task: TaskSubmitted) -> bool:

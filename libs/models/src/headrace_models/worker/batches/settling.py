@@ -225,7 +225,7 @@ class Settler:
 
         async def call(number: int) -> None:
             record = waiting[number]
-            await self._guarded(record, self._runner.call(record))
+            await self._guarded(record, self._runner.call(record, repeated=resumed))
 
         await self._all(list(waiting), call, _CALLS_AT_ONCE)
         if waiting:
