@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from headrace_models.worker.fair_shares import CREDIT_CALLS, FairShares
 
 
@@ -101,3 +104,39 @@ def test_calls_that_come_together_go_before_one_who_always_wants_more() -> None:
     assert turns[:CREDIT_CALLS] == ["modest"] * CREDIT_CALLS
     # Then both have the same.
     assert abs(turns[CREDIT_CALLS:].count("greedy") - 2) <= 1
+
+
+class _Summed:
+    """What a tenant has used, added up call by call."""
+
+    def __init__(self) -> None:
+        self.used = 0.0
+        self.running: list[list[float]] = []
+
+    def claim(self, now: float) -> float:
+        return self.used + sum(max(usual, now - began) / weight for began, usual, weight in self.running)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_claims_are_the_sums_of_their_calls(seed: int) -> None:
+    rng = random.Random(seed)
+    shares, summed, now = FairShares(), _Summed(), 0.0
+    shares.began("a", 1, now, 1.0)
+    summed.running.append([now, 1.0, 1])
+    for _ in range(400):
+        now += rng.choice((0.0, 0.1, 1.0, 7.0))
+        step = rng.random()
+        if step < 0.5:
+            usual, weight = rng.choice((0.0, 0.5, 3.0, 1e6)), rng.randint(1, 5)
+            shares.began("a", weight, now, usual)
+            summed.running.append([now, usual, weight])
+        elif step < 0.9 and len(summed.running) > 1:
+            shares.ended("a", now)
+            began, _, weight = summed.running.pop(0)
+            summed.used += (now - began) / weight
+        elif step > 0.97:
+            shares.wait(frozenset(), now)
+            summed.used = 0.0
+            summed.running = [[now, 0.0, weight] for _, _, weight in summed.running]
+        assert shares.claim("a", now) == pytest.approx(summed.claim(now), rel=1e-9, abs=1e-6)
+        assert len(shares._accounts["a"]._ends) <= 2 * len(summed.running) + 1, "what has ended is forgotten"

@@ -12,9 +12,12 @@ its calls come together. Nobody owes anything for slots that nobody else wanted.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import deque
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 CREDIT_CALLS: Final = 4
@@ -23,25 +26,86 @@ _WEIGHT_OF_NEWEST: Final = 0.1
 """Of a call in the average length of all."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
+    """A call; `is_late` once it has taken its usual seconds, from when on it counts with what it takes."""
+
     began: float
     usual: float
     weight: int
-
-    def claim(self, now: float) -> float:
-        return max(self.usual, now - self.began) / self.weight
+    is_late: bool = False
 
 
-@dataclass(slots=True)
 class _Account:
-    """A tenant's: seconds for its weight that its calls have taken, and those that are running."""
+    """A tenant's: seconds for its weight that its calls have taken, and those that are running, as sums: a tenant may
+    have a thousand, and is asked about with every call."""
 
-    used: float
-    running: deque[_Running] = field(default_factory=deque)
+    __slots__ = ("_early", "_ends", "_forgiven_at", "_late_began", "_late_weights", "_numbers", "running", "used")
+
+    def __init__(self, used: float) -> None:
+        self.used = used
+        self.running: deque[_Running] = deque()
+        # Those that have not taken their usual time yet: the sum of `usual / weight`, and which is over next.
+        self._early = 0.0
+        self._ends: list[tuple[float, int, _Running]] = []
+        self._numbers = count()
+        # The others: the sums of `1 / weight` and `began / weight`.
+        self._late_weights = 0.0
+        self._late_began = 0.0
+        self._forgiven_at = -math.inf
 
     def claim(self, now: float) -> float:
-        return self.used + sum(call.claim(now) for call in self.running)
+        self._look(now)
+        return self.used + self._early + max(0.0, self._late_weights * now - self._late_began)
+
+    def begin(self, call: _Running) -> None:
+        self.running.append(call)
+        self._early += call.usual / call.weight
+        heapq.heappush(self._ends, (call.began + call.usual, next(self._numbers), call))
+
+    def end(self, now: float) -> float:
+        """The call that began first has ended; the seconds for which it had its slot, or since it was forgiven."""
+        self._look(now)
+        call = self.running.popleft()
+        began = max(call.began, self._forgiven_at)
+        self.used += (now - began) / call.weight
+        if call.is_late:
+            self._late_weights -= 1 / call.weight
+            self._late_began -= began / call.weight
+        else:
+            self._early -= call.usual / call.weight
+            # It stays in the heap for now, and counts no more.
+            call.is_late = True
+            if len(self._ends) > 2 * len(self.running):
+                self._ends = [one for one in self._ends if not one[2].is_late]
+                heapq.heapify(self._ends)
+        if not self.running:
+            # Nothing is left of what was rounded.
+            self._early = self._late_weights = self._late_began = 0.0
+            self._ends.clear()
+        return now - began
+
+    def forgive(self, now: float) -> None:
+        """What was used until now does not count."""
+        self.used = 0.0
+        if self.running and self._forgiven_at < now:
+            for _, _, call in self._ends:
+                if not call.is_late:
+                    call.is_late = True
+                    self._late_weights += 1 / call.weight
+            self._ends.clear()
+            self._early = 0.0
+            self._late_began = self._late_weights * now
+            self._forgiven_at = now
+
+    def _look(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            call = heapq.heappop(self._ends)[2]
+            if not call.is_late:
+                call.is_late = True
+                self._early -= call.usual / call.weight
+                self._late_weights += 1 / call.weight
+                self._late_began += call.began / call.weight
 
 
 class FairShares:
@@ -84,20 +148,15 @@ class FairShares:
         if not tenants:
             self._served = 0.0
             for account in self._accounts.values():
-                account.used = 0.0
-                for call in account.running:
-                    call.began, call.usual = now, 0.0
+                account.forgive(now)
 
     def began(self, tenant: str, weight: int, now: float, usual: float) -> None:
         """A call of the tenant has got a slot; calls like it usually take `usual` seconds."""
         account = self._accounts.setdefault(tenant, _Account(self._entry))
         self._served = max(self._served, account.claim(now))
-        account.running.append(_Running(now, usual, weight))
+        account.begin(_Running(now, usual, weight))
 
     def ended(self, tenant: str, now: float) -> None:
         """A call of the tenant has given its slot back. Which one makes no difference to the sum."""
-        account = self._accounts[tenant]
-        call = account.running.popleft()
-        took = now - call.began
-        account.used += took / call.weight
+        took = self._accounts[tenant].end(now)
         self._average = took if self._average is None else self._average + _WEIGHT_OF_NEWEST * (took - self._average)
