@@ -27,6 +27,7 @@ from headrace_models.worker.estimates import (
 from headrace_models.worker.fair_shares import FairShares
 from headrace_models.worker.observations import Observations
 from headrace_models.worker.outliers import CLEAN, CallRecord, after_end
+from headrace_models.worker.own_delay import OwnDelay
 from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
 from headrace_models.worker.recent_times import Factor, RecentTimes
 from headrace_models.worker.slow_start import WarmingUp
@@ -70,6 +71,7 @@ class _RunningCall:
     Attributes:
         cold: Whether the model had to be loaded when it began.
         sent: Calls of the model at its start, itself included.
+        delayed: `OwnDelay.seconds` at its start.
     """
 
     model: str
@@ -79,6 +81,7 @@ class _RunningCall:
     load_seconds: float
     cold: bool
     sent: int
+    delayed: float
 
 
 class Endpoint:
@@ -124,6 +127,8 @@ class Endpoint:
         self.speeds: dict[str, ModelSpeed] = {}
         self.lengths: Mapping[str, OutputLengths] = {}
         """Of models' answers, over all endpoints."""
+        self.own_delay: OwnDelay | None = None
+        """Of the worker that calls it; None counts as none."""
         self.recent: dict[str, RecentTimes] = {}
         self.tokens_per_second: float | None = None
         self.observed: dict[str, Observations] = {}
@@ -228,7 +233,9 @@ class Endpoint:
         self.busy += 1
         self._of_model[model] += 1
         self._batch += lane is Lane.BATCH
-        call = _RunningCall(model, size, lane, now, load, not self._is_loaded(model), self._of_model[model])
+        call = _RunningCall(
+            model, size, lane, now, load, not self._is_loaded(model), self._of_model[model], self._delayed(now)
+        )
         self._running.setdefault(id(size), []).append(call)
         self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
@@ -294,12 +301,14 @@ class Endpoint:
         first = sane((result.total_ms if chat is None else chat.first_token_ms) / 1000, total)
         output = 0 if chat is None else chat.usage.output_tokens
         call = self._call(size)
-        cold, sent = (False, 1) if call is None else (call.cold, call.sent)
+        # Of calls that begin together, the first ones share the endpoint with those after them.
+        cold, sent = (False, 1) if call is None else (call.cold, max(call.sent, self._of_model[model]))
+        own_delay = 0.0 if call is None else self._delayed(now) - call.delayed
         queued = False
         if (speed := self.speeds.get(model)) is None:
             speed = self.speeds[model] = ModelSpeed()
         elif chat is not None and self._adapts and not cold:
-            waited = waited_inside(first, speed.prompt_seconds(size.prompt_tokens), total)
+            waited = waited_inside(first, speed.prompt_seconds(size.prompt_tokens) + own_delay, total)
             queued = sent > 1 and waited > _QUEUED_SHARE
             self._limit(model, after_answer(self._limits.get(model, UNLIMITED), sent, waited, now))
         speed.observe(now, size, output, first, total, cold=cold, queued=queued)
@@ -350,6 +359,9 @@ class Endpoint:
         info = next((one for one in self.status.models if one.name in names), None)
         # Providers that tell no size of it have it in memory all the time.
         return info is None or info.size_bytes is None or not names.isdisjoint(self._loaded)
+
+    def _delayed(self, now: float) -> float:
+        return 0.0 if self.own_delay is None else self.own_delay.seconds(now)
 
     def _speed(self, model: str) -> ModelSpeed:
         return self.speeds.get(model, UNMEASURED)

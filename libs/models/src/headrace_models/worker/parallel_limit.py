@@ -8,7 +8,7 @@ By Little's law a server with `k` calls in it runs `k` times the share of their 
 share is the gradient of Netflix's concurrency limits (github.com/Netflix/concurrency-limits, `GradientLimit`: the time
 without load, by the time now); here the time without load is the usual time to a first token plus what the answer
 itself took. The limit is lowered to the median of the last calls, halved when the endpoint refuses for want of room,
-and raised by one now and then to see whether that helps: as in TCP, additively up and multiplicatively down.
+and raised by one, or an eighth, now and then to see whether that helps.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headrace_models.worker.estimates import sane
 _FEWEST: Final = 3
 """Calls since the limit was changed last, before it is lowered."""
 _KEPT: Final = 9
+_STEPS: Final = 8
 _RUNNING_SHARE: Final = 0.65
 """Calls that run for so much of their time are not waiting: prompts differ, and first tokens come late for other
 reasons."""
@@ -38,7 +39,7 @@ class ParallelLimit:
     Attributes:
         most: Calls to send at once; infinite while nothing speaks against any number.
         shares: Of the time of each of the last calls, what it did not wait.
-        probe_at: When one more is tried.
+        probe_at: When some more are tried (`step`).
         probe_seconds: How long it takes until then, which doubles each time in vain.
     """
 
@@ -49,7 +50,12 @@ class ParallelLimit:
 
     def at(self, now: float) -> float:
         """Calls to send at once now."""
-        return self.most + 1.0 if now >= self.probe_at else self.most
+        return self.most + self.step if now >= self.probe_at else self.most
+
+    @property
+    def step(self) -> float:
+        """By how much it is raised: one by one, what is wrongly low would stay so for hours where it is high."""
+        return float(max(1, self.most // _STEPS)) if self.most < math.inf else 1.0
 
 
 UNLIMITED: Final = ParallelLimit()
@@ -78,8 +84,8 @@ def after_answer(limit: ParallelLimit, sent: int, waited: float, now: float) -> 
         seconds = min(limit.probe_seconds * 2, _LONGEST_PROBE_SECONDS) if limit.most < math.inf else limit.probe_seconds
         return ParallelLimit(float(max(1, round(sent * share))), (), now + seconds, seconds)
     if now >= limit.probe_at and sent > limit.most:
-        # One more helps, and so may another one.
-        return ParallelLimit(limit.most + 1.0, (), now + _FIRST_PROBE_SECONDS, _FIRST_PROBE_SECONDS)
+        # More help, and so may even more.
+        return ParallelLimit(limit.most + limit.step, (), now + _FIRST_PROBE_SECONDS, _FIRST_PROBE_SECONDS)
     return replace(limit, shares=shares)
 
 

@@ -26,6 +26,7 @@ from headrace_models.worker.breaker import BreakerPolicy
 from headrace_models.worker.endpoint import Endpoint, EndpointView
 from headrace_models.worker.estimates import UNSIZED, CallSize, OutputLengths
 from headrace_models.worker.learning import learn
+from headrace_models.worker.own_delay import OwnDelay
 from headrace_models.worker.prospects import Prospect, Queues, prospects, run_seconds, views
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
 
@@ -100,8 +101,9 @@ class Pool:
         self._kinds: dict[tuple[str, str], frozenset[str]] = {}
         self._lengths: dict[str, OutputLengths] = {}
         self._observers: list[PoolObserver] = []
+        self._own_delay = OwnDelay(lambda: any(endpoint.busy for endpoint in self.endpoints.values()))
         for endpoint in endpoints:
-            endpoint.lengths = self._lengths
+            endpoint.lengths, endpoint.own_delay = self._lengths, self._own_delay
 
     def follow(self, observer: PoolObserver) -> None:
         """Notify an observer of the current endpoints, and of all that join and leave from now on."""
@@ -114,7 +116,7 @@ class Pool:
         if endpoint.name in self.endpoints:
             raise ValueError(f"an endpoint called {endpoint.name} is already in the pool")
         self.endpoints[endpoint.name] = endpoint
-        endpoint.lengths = self._lengths
+        endpoint.lengths, endpoint.own_delay = self._lengths, self._own_delay
         self._kinds.clear()
         endpoint.doubted.set()
         for observer in self._observers:
@@ -178,6 +180,7 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._own_delay.watch()
         due = None if within_seconds is None else now + within_seconds
         best, free, _ = self._best(self._prospects(provider, model, without, size, now), model, Queues(now))
         if free > 0 and not self._waiters:
