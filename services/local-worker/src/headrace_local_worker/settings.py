@@ -173,6 +173,15 @@ class LocalWorkerSettings(WorkerSettings):
         ge=2,
     )
 
+    batch_interruptions: int = setting(
+        2,
+        unit="interruptions",
+        reason="How often a batch attempt may be interrupted, and begin anew, for an interactive one that would wait "
+        "longer than 10 s for a slot. 0: never.",
+        ge=0,
+        le=100,
+    )
+
     @model_validator(mode="after")
     def _sources_are_complete(self) -> Self:
         if "announced" in self.discovery and self.key_pepper is None:

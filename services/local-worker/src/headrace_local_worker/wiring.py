@@ -114,6 +114,7 @@ def worker_parts(
         traceparent_of=current_traceparent,
         forbid=forbid,
         site=settings.site,
+        interruptions=settings.batch_interruptions,
     )
     metrics.documents["work"] = worker.workload.document
     placements = ParallelConsumer(
@@ -154,7 +155,7 @@ def _pool_of_nodes(
         server = _server(spec, settings, token, context)
         return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel)
 
-    pool = Pool((), choose_node)
+    pool = Pool((), choose_node, displaces=settings.batch_interruptions > 0)
     drained = DrainedNodes(log, codec, pool)
     sources = _sources(settings, metrics, health, log, codec)
     discovery = Discovery(sources, pool, settings.instance_id, endpoint)

@@ -114,6 +114,7 @@ def assemble_worker(
     models_of: ModelsOf = all_models,
     site: str = NO_SITE,
     batches: BatchSetup | None = None,
+    interruptions: int = 0,
 ) -> Worker:
     """A worker for both lanes, local or cloud; it is not connected to anything yet.
 
@@ -123,6 +124,7 @@ def assemble_worker(
         traceparent_of, forbid: As for `AttemptRunner`.
         models_of, site: As in `FleetOptions`.
         batches: How attempts that nobody waits for become batches of their provider; None if they never do.
+        interruptions: As in `RunnerOptions`; only in vain if the pool does not interrupt calls.
     """
 
     def stop_tasks(cancelled: CancelledTasks) -> None:
@@ -159,6 +161,7 @@ def assemble_worker(
             first_token_seconds=settings.first_token_seconds,
             between_tokens_seconds=settings.between_tokens_seconds,
             delta_seconds=settings.delta_milliseconds / 1000,
+            interruptions=interruptions,
         ),
         outcomes_to=outcome_topic(place),
         clock_ms=clock_ms,

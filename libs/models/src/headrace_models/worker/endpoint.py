@@ -145,6 +145,8 @@ class Endpoint:
         """Why it gets no new calls whatever its health, by who decided so."""
         self.busy = 0
         """Calls that have a slot."""
+        self.promised = 0
+        """Slots of batch calls that were interrupted for interactive ones, until these have taken them."""
         # By the identity of their sizes, which a caller may use for several.
         self._running: dict[int, list[_RunningCall]] = {}
         self._of_model: Counter[str] = Counter()
@@ -159,8 +161,9 @@ class Endpoint:
 
     @property
     def gives_way(self) -> bool:
-        """Whether a batch call had its slots last, or has all of them: interactive calls are next."""
-        return self._batch == self.busy if self.busy else self._last_lane is Lane.BATCH
+        """Whether a batch call had its slots last, or has all of them, or was interrupted for an interactive one:
+        interactive calls are next."""
+        return self.promised > 0 or (self._batch == self.busy if self.busy else self._last_lane is Lane.BATCH)
 
     def least_seconds(self, model: str, now: float, size: CallSize = UNSIZED) -> float:
         """A call with less time than this before its deadline is in vain: see `RecentTimes.least`."""
@@ -233,6 +236,8 @@ class Endpoint:
         self.busy += 1
         self._of_model[model] += 1
         self._batch += lane is Lane.BATCH
+        # If a batch call is next, no interactive one waits any more.
+        self.promised = max(0, self.promised - 1) if lane is Lane.INTERACTIVE else 0
         call = _RunningCall(
             model, size, lane, now, load, not self._is_loaded(model), self._of_model[model], self._delayed(now)
         )

@@ -54,6 +54,9 @@ class WorkerMetrics(RunObserver, Observer):
         self._first = metrics.latency("first_output", "Time from a call to its first text.", ("provider", "model"))
         self._queued = metrics.latency("queued", "From the router's decision to the call.", ("lane",))
         self._records = metrics.counter("records", "Records handled, by how that ended.", ("ending",))
+        self._displaced = metrics.counter(
+            "interrupted", "Batch calls interrupted for interactive ones, which begin anew.", ("node", "model")
+        )
         self.times = ServiceTimes()
         metrics.gauge("slot_waiters", "Attempts waiting for a free slot.").set_function(lambda: pool.waiting)
         self._of_endpoints = {
@@ -147,6 +150,9 @@ class WorkerMetrics(RunObserver, Observer):
         code = ended.failure.code if ended.failure is not None else ""
         simulated = "yes" if ended.simulated else "no"
         self._attempts.labels(request.provider, request.model, ended.outcome.value, code, simulated).inc()
+
+    def displaced(self, request: AttemptRequested, node: str) -> None:
+        self._displaced.labels(node, request.model).inc()
 
     def ended(self, record: Record, ending: Ending, seconds: float) -> None:
         self._records.labels(ending.value).inc()

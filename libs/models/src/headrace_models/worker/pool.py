@@ -23,6 +23,7 @@ from headrace_models.errors import ProviderError
 from headrace_models.ports import ChatResult, EmbedResult, ProviderStatus
 from headrace_models.worker import waiting_calls
 from headrace_models.worker.breaker import BreakerPolicy
+from headrace_models.worker.displacing import Displaceable, displaced
 from headrace_models.worker.endpoint import Endpoint, EndpointView
 from headrace_models.worker.estimates import UNSIZED, CallSize, OutputLengths
 from headrace_models.worker.learning import learn
@@ -87,15 +88,20 @@ class Pool:
 
     Args:
         choose: Chooses the best of several healthy endpoints of a provider for a model.
+        displaces: Whether batch calls that allow it are interrupted for interactive ones (`displacing`).
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None, *,
+        displaces: bool = False,
+    ) -> None:  # fmt: skip
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         if len(self.endpoints) < len(endpoints):
             raise ValueError("two endpoints have the same name")
         self.changed = asyncio.Event()
         """Set when the health of an endpoint has changed, to trigger a report."""
         self._choose = choose
+        self._displaces = displaces
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
         self._kinds: dict[tuple[str, str], frozenset[str]] = {}
@@ -362,6 +368,38 @@ class Pool:
             endpoint.take(chosen.tenant, chosen.weight, chosen.model, now, chosen.size, chosen.lane)
             chosen.granted.set_result(endpoint)
             self._waiters.remove(chosen)
+        if self._displaces and self._waiters:
+            self._displace(now)
+
+    def _displace(self, now: float) -> None:
+        """Interrupt batch calls for interactive ones that would wait for long."""
+        waiting = Counter(
+            (one.provider, one.model)
+            for one in self._waiters
+            if one.lane is Lane.INTERACTIVE and not one.granted.done()
+        )
+        for (provider, model), number in waiting.items():
+            serving = [one for one in self._offering(provider, model) if one.objection(now) is None]
+            alone = len(serving) <= 1
+            if not serving or any(one.room(model, now, alone=alone) > 0 for one in serving):
+                continue
+            soonest = min([left[0] for one in serving if (left := one.seconds_left(now))], default=0.0)
+            while True:
+                running = {
+                    (one.name, place): call
+                    for one in serving
+                    for place, call in enumerate(one.calls.displaceable(None if one.busy >= one.slots else model))
+                }
+                found = displaced(
+                    number,
+                    sum(one.promised for one in serving),
+                    soonest,
+                    [Displaceable(*name, now - call.began_at) for name, call in running.items()],
+                )
+                if found is None:
+                    break
+                self.endpoints[found.endpoint].promised += 1
+                running[found.endpoint, found.number].give_up("displaced")
 
     def _free_for_waiters(self, now: float) -> Mapping[Endpoint, list[_Waiter]]:
         """Endpoints with a free slot, and the calls that are best begun there. Fails those that nobody can serve."""

@@ -8,7 +8,9 @@
 3. It waits for a slot of an endpoint that offers its model. It ends as soon as less time is left before its deadline
    than a call of this model takes at least: it would be cut off, and the slot is worth more to another.
 4. Where it costs money, the start is announced and acknowledged: without a slot if that takes long. Then the model is
-   called; pieces of the answer are streamed to the waiting caller.
+   called; pieces of the answer are streamed to the waiting caller. A batch attempt may be interrupted for an
+   interactive one (`displacing`): then it goes on with step 3. That costs no try, its key stays taken, and what was
+   consumed counts.
 5. AttemptFinished and UsageRecorded are written, and retried until both are acknowledged; only then the record is done.
    A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice. One that
    has to stop it records what it has consumed, where that costs money.
@@ -29,7 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
-from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, UsageRecorded
+from headrace_contracts.events import AttemptFinished, AttemptRequested, Failure, Lane, UsageRecorded
 from headrace_contracts.headers import REPEATED, traceparent, weight_of
 from headrace_contracts.ids import usage_id
 from headrace_contracts.topics import USAGE_RECORDED, TopicSpec
@@ -42,7 +44,7 @@ from headrace_models.answer import SpokenPiece
 from headrace_models.call import estimated_prompt, spent_until
 from headrace_models.embedding import embed
 from headrace_models.errors import ProviderError, RetrySameProvider
-from headrace_models.ports import ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
+from headrace_models.ports import CallUsage, ChatRequest, ChatResult, EmbedRequest, EmbedResult, OnPiece, OnText
 from headrace_models.prices import estimated_tokens
 from headrace_models.structured import ask
 from headrace_models.worker import appending, outcomes
@@ -61,6 +63,12 @@ _AGAIN_SECONDS: Final = 1.0
 
 _Told = ChatResult | EmbedResult | ProviderError
 """What came of a call."""
+
+
+class _Displaced(NamedTuple):
+    """A call was interrupted, for an interactive one to have its slot, after it had consumed this."""
+
+    usage: CallUsage
 
 
 class ModelName(NamedTuple):
@@ -92,6 +100,9 @@ class RunObserver:
     def reported_of_batch(self, request: AttemptRequested, ended: ExecutionOutcome) -> None:
         """The same, of one that was part of a batch at its provider: nobody knows how long its model took."""
 
+    def displaced(self, request: AttemptRequested, node: str) -> None:
+        """A call of an attempt was interrupted at a node, and begins anew."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerOptions:
@@ -103,6 +114,7 @@ class RunnerOptions:
         first_token_seconds: Longest time until its first token.
         between_tokens_seconds: Longest time from one token to the next.
         delta_seconds: Pieces of an answer that come faster than this are sent together.
+        interruptions: How often a batch attempt may be interrupted for interactive ones.
     """
 
     worker: str
@@ -110,6 +122,7 @@ class RunnerOptions:
     first_token_seconds: float = 60.0
     between_tokens_seconds: float = 30.0
     delta_seconds: float = 0.01
+    interruptions: int = 0
 
 
 Forbid = Callable[[AttemptRequested], Failure | None]
@@ -371,9 +384,13 @@ class AttemptRunner:
         while True:
             found = await self._slot(run, tried)
             if isinstance(found, Endpoint):
-                told = await self._ask(record, run, found, len(tried))
+                told = await self._ask(record, run, found, len(tried) + run.displaced)
                 if told is None:
                     await written_within(run, outcomes.seconds_left(run.request.deadline_at, self._clock_ms()))
+                    continue
+                if isinstance(told, _Displaced):
+                    run.displaced += 1
+                    self._observer.displaced(run.request, found.name)
                     continue
                 if isinstance(told, ExecutionOutcome):
                     found = told
@@ -388,9 +405,11 @@ class AttemptRunner:
             if failed is None:
                 assert isinstance(found, ExecutionOutcome)
                 return found
+            # What was interrupted is no try, and is accounted for by `_report`.
+            unasked = run.displaced > 0 and not asked_before and outcomes.nobody_asked(failed)
             return outcomes.from_error(
                 failed, model_ms=run.model_ms(), now_ms=self._clock_ms(), deadline_at=run.request.deadline_at,
-                used=run.consumed, asked_before=asked_before,
+                used=None if unasked else run.consumed, asked_before=asked_before,
             )  # fmt: skip
 
     async def _slot(self, run: RunningAttempt, tried: frozenset[str]) -> Endpoint | ExecutionOutcome:
@@ -419,10 +438,10 @@ class AttemptRunner:
             return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
 
     async def _ask(
-        self, record: Record, run: RunningAttempt, endpoint: Endpoint, failed: int
-    ) -> _Told | ExecutionOutcome | None:
-        """What an endpoint said after so many had failed, or how the attempt ends without asking it; None if its start
-        could not be announced yet. Gives the slot back."""
+        self, record: Record, run: RunningAttempt, endpoint: Endpoint, before: int
+    ) -> _Told | _Displaced | ExecutionOutcome | None:
+        """What an endpoint said after so many calls before, or how the attempt ends without asking it; None if its
+        start could not be announced yet. Gives the slot back."""
         told: _Told | None = None
         try:
             call = self._call_of(run, endpoint)
@@ -432,7 +451,10 @@ class AttemptRunner:
                 call = self._call_of(run, endpoint)
             if isinstance(call, ExecutionOutcome):
                 return call
-            told = await self._call(run, endpoint, call, failed)
+            ended = await self._call(run, endpoint, call, before)
+            if isinstance(ended, _Displaced):
+                return ended
+            told = ended
             return told
         finally:
             self._pool.release(endpoint, told, run.request.model, run.request.tenant, run.model_ms() / 1000, run.size)
@@ -454,8 +476,8 @@ class AttemptRunner:
         )
 
     async def _call(
-        self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, failed: int
-    ) -> _Told:
+        self, run: RunningAttempt, endpoint: Endpoint, call: ChatRequest | EmbedRequest, before: int
+    ) -> _Told | _Displaced:
         request = run.request
         deltas: DeltaWriter | None = None
         if request.stream and request.reply_partition is not None:
@@ -463,19 +485,20 @@ class AttemptRunner:
                 self._publisher,
                 request,
                 # Readers know by another id that the pieces begin anew.
-                f"{run.execution_id}.{failed + 1}" if failed else run.execution_id,
+                f"{run.execution_id}.{before + 1}" if before else run.execution_id,
                 clock_ms=self._clock_ms,
                 interval_seconds=self._options.delta_seconds,
                 traceparent=run.traceparent,
             )
-            if request.number > 1 and not failed:
+            if request.number > 1 and not before:
                 deltas.restart()
         run.called = True
+        may_be_displaced = request.lane is Lane.BATCH and run.displaced < self._options.interruptions
         try:
             if deltas is None:
-                told = await _asked(endpoint, call, _ignore, _ignore)
+                told = await _asked(endpoint, call, _ignore, _ignore, may_be_displaced)
             else:
-                told = await _asked(endpoint, call, deltas.write, deltas.write_piece)
+                told = await _asked(endpoint, call, deltas.write, deltas.write_piece, may_be_displaced)
             # Before anything else is awaited: a cancellation from here on carries no usage of its own.
             run.consume(told.usage)
             return told
@@ -509,13 +532,17 @@ class AttemptRunner:
             traceparent=run.traceparent,
         )
         writes = [self._write_end(finished, execution, request, ended)]
-        if ended.asked:
+        if ended.asked or run.displaced:
+            # Not asked in the end, but before it was interrupted.
+            billed, by = (ended, execution) if ended.asked else (
+                replace(ended, usage=run.consumed or ended.usage), replace(execution, node=run.node)
+            )  # fmt: skip
             usage = replace(finished, spec=USAGE_RECORDED, key=request.tenant.encode(), partition=None)
 
             def usage_of(one: ExecutionOutcome) -> UsageRecorded:
-                return outcomes.usage_event(request, execution, one, event_id)
+                return outcomes.usage_event(request, by, one, event_id)
 
-            writes.append(self._append(lambda: self._encoded(usage, ended, usage_of), event_id))
+            writes.append(self._append(lambda: self._encoded(usage, billed, usage_of), event_id))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, RecordRefused):
                 raise SendToDeadLetters(f"the outcome of {request.attempt_id} was refused: {result}") from result
@@ -561,9 +588,11 @@ class AttemptRunner:
         await appending.append(self._publisher, make, event_id)
 
 
-async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece) -> _Told:
+async def _asked(
+    endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: OnText, on_piece: OnPiece, may_be_displaced: bool
+) -> _Told | _Displaced:
     limit = asyncio.timeout(None)
-    watched = WatchedCall(call.model, _prompt_tokens(call), limit)
+    watched = WatchedCall(call.model, _prompt_tokens(call), limit, may_be_displaced=may_be_displaced)
     try:
         async with limit:
             with _watched(endpoint, watched) as heard:
@@ -583,6 +612,8 @@ async def _asked(endpoint: Endpoint, call: ChatRequest | EmbedRequest, on_text: 
         return error
     except Exception as error:  # noqa: BLE001 - a bug in a client ends this attempt, not the process
         if watched.lost is not None and isinstance(error, TimeoutError):
+            if watched.lost == "displaced":
+                return _Displaced(_spent_until(error) or CallUsage())
             return _lost(endpoint, watched.lost, error)
         # Our own clients raise ProviderError only (`calling`).
         _log.error("client of %s failed: %s", endpoint.name, described(error))
@@ -602,13 +633,17 @@ def _watched(endpoint: Endpoint, call: WatchedCall) -> Iterator[Callable[[], Non
 
 
 def _lost(endpoint: Endpoint, why: Lost, error: TimeoutError) -> RetrySameProvider:
-    cancelled = error.__cause__
-    used = spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
+    used = _spent_until(error)
     trouble = "cannot be reached any more" if why == "gone" else "answers probes, and no call any more"
     _log.warning("%s %s: a call of it is given up", endpoint.name, trouble)
     message = f"{endpoint.name} {trouble}"
     # No time-out, of which it would be learned that such calls take longer.
     return RetrySameProvider("connection_lost", message, provider=endpoint.provider.provider, usage=used)
+
+
+def _spent_until(error: TimeoutError) -> CallUsage | None:
+    cancelled = error.__cause__
+    return spent_until(cancelled) if isinstance(cancelled, asyncio.CancelledError) else None
 
 
 def _prompt_tokens(call: ChatRequest | EmbedRequest) -> int:

@@ -16,7 +16,7 @@ class RunningAttempt:
 
     __slots__ = (
         "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "announcement", "called", "consumed",
-        "execution_id", "lost", "node", "request", "size", "traceparent", "weight",
+        "displaced", "execution_id", "lost", "node", "request", "size", "traceparent", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,8 @@ class RunningAttempt:
         self.node: str | None = None
         self.consumed: CallUsage | None = None
         """What has been consumed by calls of its model that have ended; None before the first one."""
+        self.displaced = 0
+        """How many of these were interrupted for interactive calls."""
         # The loop's clock is monotonic, and virtual where time is.
         self._now = asyncio.get_running_loop().time
         self._began = self._now()

@@ -1,4 +1,4 @@
-"""Running calls that are given up when nothing more can be expected of their endpoint.
+"""Running calls that are given up when nothing more can be expected of their endpoint, or others need their slots.
 
 A server whose process is stopped, or whose machine has lost its network, closes no connection: what it was asked would
 wait for the limits of a call, which are long since models may take long. Probes notice within seconds. They do not
@@ -24,8 +24,8 @@ _UNKNOWN_SECONDS: Final = 6.0
 _PROMPT_TOKEN_SECONDS: Final = 0.05
 """Time for each token of the longest prompt: a slow processor reads 20 to 50 a second."""
 
-Lost = Literal["gone", "still"]
-"""Its endpoint cannot be reached; it can, and its inference stands still."""
+Lost = Literal["gone", "still", "displaced"]
+"""Its endpoint cannot be reached; it can, and its inference stands still; its slot is for an interactive call."""
 
 
 class WatchedCall:
@@ -34,17 +34,22 @@ class WatchedCall:
     Args:
         limit: Expires when the call is given up.
         prompt_tokens: Of its prompt, as estimated.
+        may_be_displaced: Whether an interactive call may have its slot.
 
     Attributes:
+        began_at: When it began, by the loop's clock.
         lost: Why it was given up; None if it was not.
     """
 
-    __slots__ = ("_heard_at", "_limit", "_now", "lost", "model", "prompt_tokens")
+    __slots__ = ("_heard_at", "_limit", "_now", "began_at", "lost", "may_be_displaced", "model", "prompt_tokens")
 
-    def __init__(self, model: str, prompt_tokens: int, limit: asyncio.Timeout) -> None:
+    def __init__(
+        self, model: str, prompt_tokens: int, limit: asyncio.Timeout, *, may_be_displaced: bool = False
+    ) -> None:
         self._limit = limit
         self._now = asyncio.get_running_loop().time
-        self._heard_at = self._now()
+        self._heard_at = self.began_at = self._now()
+        self.may_be_displaced = may_be_displaced
         self.model = model
         self.prompt_tokens = prompt_tokens
         self.lost: Lost | None = None
@@ -69,6 +74,11 @@ class WatchedCalls:
         self._missed_probes = 0
         # Since when no call has heard anything, while there were some.
         self._silent_since = 0.0
+
+    def displaceable(self, model: str | None) -> list[WatchedCall]:
+        """The calls of a model, or of any, whose slots interactive calls may have, in the order in which they began."""
+        found = [one for one in self._calls if one.may_be_displaced and one.lost is None and model in (None, one.model)]
+        return sorted(found, key=lambda one: one.began_at)
 
     def add(self, call: WatchedCall, now: float) -> None:
         """A call begins."""
