@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from headrace_contracts.events import Lane, Privacy
-from headrace_testing.fleet_day.bugs import BUGS, caught
+from headrace_testing.fleet_day.bugs import BUGS, OF_INTERRUPTIONS, caught, caught_by, contended
 from headrace_testing.fleet_day.figures import DayFigures, figures
 from headrace_testing.fleet_day.machines import Condition, MachineSpec
 from headrace_testing.fleet_day.plan import Burst, Change, DayPlan, Kind, draw_half_hour
@@ -54,6 +54,20 @@ def test_that_a_machine_which_has_left_goes_on_being_chosen_is_found() -> None:
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     # The hinted seed catches it as things are; any other will do.
     assert caught(bug, [bug.hint, *range(1, 25)])
+
+
+def test_who_asks_does_not_wait_for_batch_work_of_minutes_and_that_is_done_all_the_same() -> None:
+    result = run(contended())
+    batch, *asked = result.asked
+    assert (batch.ends[0][1], batch.attempts) == ("succeeded", 1), "it costs no try"
+    assert [one.ends[0][1] for one in asked[:2]] == ["succeeded"] * 2
+    assert max(one.ends[0][0] - one.at for one in asked[:2]) < 15.0
+    assert sum(call.interrupted for call in result.ledger.calls) == 2, "from then on it runs to its end"
+
+
+@pytest.mark.parametrize("bug", OF_INTERRUPTIONS.values(), ids=list(OF_INTERRUPTIONS))
+def test_that_interrupted_work_is_starved_or_lost_is_found(bug: Bug) -> None:
+    assert caught_by(bug, [contended()])
 
 
 def test_who_waits_in_a_queue_has_not_failed() -> None:

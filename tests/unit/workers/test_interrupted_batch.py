@@ -49,7 +49,7 @@ class Fixture:
         self.bench = WorkerBench()
         self.provider = Billing()
         self.endpoint: Endpoint = healthy(self.provider, 1)
-        self.pool = Pool([self.endpoint], first_of, displaces=displaces)
+        self.pool = Pool([self.endpoint], first_of, displaces_above=SOON_SECONDS if displaces else None)
         self.observer = Interruptions()
         numbers = itertools.count(1)
         self.runner = AttemptRunner(
@@ -92,7 +92,8 @@ async def test_a_batch_call_gives_its_slot_to_an_interactive_one_and_begins_anew
     await worker.until(lambda: worker.provider.running == 1)
     interactive = worker.begin("interactive")
     await worker.until(lambda: len(worker.provider.asked) == 3)
-    assert not worker.finished("batch") and not batch.done(), "it waits in this worker, and keeps its key"
+    assert not worker.finished("batch")
+    assert not batch.done(), "it waits in this worker, and keeps its key"
     assert isinstance(talk, asyncio.Event)
     talk.set()
     await asyncio.gather(batch, interactive)
@@ -117,7 +118,8 @@ async def test_a_batch_attempt_is_interrupted_so_often_and_no_more() -> None:
     third = worker.begin("interactive-3")
     await worker.until(lambda: worker.pool.waiting == 1)
     await asyncio.sleep(0.05)
-    assert not third.done() and len(worker.observer.seen) == 2
+    assert not third.done()
+    assert len(worker.observer.seen) == 2
     last.set()
     await asyncio.gather(batch, third)
     assert [one.outcome for one in worker.finished("batch")] == [Outcome.ANSWERED]

@@ -29,6 +29,7 @@ from headrace_models.ports import Provider
 from headrace_models.searxng import SearXNG
 from headrace_models.upstream.node_certificates import CertificatesUnusable, NodeCertificates
 from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.displacing import SOON_SECONDS
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
@@ -155,7 +156,7 @@ def _pool_of_nodes(
         server = _server(spec, settings, token, context)
         return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel)
 
-    pool = Pool((), choose_node, displaces=settings.batch_interruptions > 0)
+    pool = Pool((), choose_node, displaces_above=SOON_SECONDS if settings.batch_interruptions else None)
     drained = DrainedNodes(log, codec, pool)
     sources = _sources(settings, metrics, health, log, codec)
     discovery = Discovery(sources, pool, settings.instance_id, endpoint)

@@ -100,7 +100,8 @@ class MachineSpec:
 
 @dataclass(slots=True, eq=False)
 class MachineCall:
-    """A call as its machine saw it: times in seconds, `ended` when it was done, cut or given up."""
+    """A call as its machine saw it: times in seconds, `ended` when it was done, cut or given up; `interrupted` if the
+    worker ended it while the machine was well."""
 
     machine: str
     model: str
@@ -110,6 +111,7 @@ class MachineCall:
     ended: float | None = None
     done: bool = False
     running: bool = False
+    interrupted: bool = False
 
 
 @dataclass
@@ -188,6 +190,9 @@ class Machine:
         except TimeoutError as error:
             message = f"{self.node} did not finish within {request.timeout_seconds:g} s"
             raise RetrySameProvider("timeout", message, provider=self.provider, usage=CallUsage(1, 1)) from error
+        except asyncio.CancelledError:
+            call.interrupted = self.condition is Condition.UP
+            raise
         finally:
             call.ended = self._loop.time()
 

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from headrace_contracts.events import Lane
+
 from headrace_testing.fleet_day.machines import Condition
-from headrace_testing.fleet_day.world import DayResult
+from headrace_testing.fleet_day.world import INTERRUPTIONS, DayResult
 
 KNOWN_AFTER_SECONDS: Final = 20.0
 """A machine that has been gone for so long is known to be: two probes, each of which may wait for its time-out."""
@@ -22,6 +24,7 @@ def violations(result: DayResult) -> Sequence[str]:
     return [
         *_of_tasks(result),
         *_of_machines(result),
+        *_of_interruptions(result),
         *(f"a callback failed: {failure}" for failure in result.failures),
     ]
 
@@ -36,6 +39,16 @@ def _of_tasks(result: DayResult) -> Iterator[str]:
             # Whether it is in time is a matter of how much is asked for: see the availability.
             continue
         yield f"{one.task_id}, asked at {one.at:.0f} of {one.kind.model}, ended as {how} ({code})"
+
+
+def _of_interruptions(result: DayResult) -> Iterator[str]:
+    """Batch work is not starved by interactive work: an attempt is interrupted so often, and then runs to its end."""
+    # The prompt ends with the task's id in parentheses.
+    cut = Counter(call.text.rpartition("(")[2][:-1] for call in result.ledger.calls if call.interrupted)
+    for one in result.asked:
+        times = cut[one.task_id]
+        if one.kind.lane is Lane.BATCH and times > INTERRUPTIONS * max(1, one.attempts):
+            yield f"{one.task_id}, asked at {one.at:.0f}, was interrupted {times} times in {one.attempts} attempts"
 
 
 def _of_machines(result: DayResult) -> Iterator[str]:

@@ -18,6 +18,7 @@ from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.settings import LocalWorkerSettings
 from headrace_models.prices import load_price_book
 from headrace_models.worker.assembly import assemble_worker
+from headrace_models.worker.displacing import SOON_SECONDS
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
@@ -41,6 +42,8 @@ from headrace_testing.simulation.log import SimulatedCodec, SimulatedLog
 from headrace_testing.simulation.loop import T, VirtualLoop
 
 EPOCH_MS: Final = 1_790_000_000_000
+INTERRUPTIONS: Final = 2
+"""How often the worker interrupts a batch attempt, as shipped."""
 _PARTITIONS: Final = 2
 _AFTER_SECONDS: Final = 5_400.0
 """How long the last tasks may take: the longest deadline of the shipped policy's lanes, and a half more."""
@@ -165,7 +168,8 @@ class FleetDay:
         log = self._log(cluster, "worker")
         publisher = Publisher(log.producer(), self._codec, "headrace/local-worker/worker")
         self._machines = {spec.name: Machine(spec, self._ledger) for spec in self._plan.machines}
-        pool = Pool([Endpoint(one, one.spec.slots) for one in self._machines.values()], choose_node)
+        endpoints = [Endpoint(one, one.spec.slots) for one in self._machines.values()]
+        pool = Pool(endpoints, choose_node, displaces_above=SOON_SECONDS)
         metrics = Metrics("local_worker", CollectorRegistry())
         worker = assemble_worker(
             LocalWorkerSettings(instance_id="worker", look_seconds=5.0, report_seconds=30.0),
@@ -181,6 +185,7 @@ class FleetDay:
             new_id=lambda: f"execution-{next(self._ids)}",
             traced=_untraced,
             traceparent_of=lambda _record: None,
+            interruptions=INTERRUPTIONS,
         )
         await worker.fleet.start()
         await worker.cancellations.start()

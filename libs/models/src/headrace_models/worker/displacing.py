@@ -9,17 +9,15 @@ however many interactive calls come.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 SOON_SECONDS: Final = 10.0
 """If a slot is expected to be free within this time, nobody is interrupted for it. As long as batch work waits longer
 than interactive work, see `waiting_calls`."""
 
-E = TypeVar("E")
-
 
 class Displaceable(NamedTuple):
-    """A call that may be interrupted: its endpoint, or what stands for it, and since when it runs."""
+    """A call that may be interrupted: its endpoint's name, its number there, and for how long it has run."""
 
     endpoint: str
     number: int
@@ -27,7 +25,12 @@ class Displaceable(NamedTuple):
 
 
 def displaced(
-    waiting: int, leaving: int, soonest_seconds: float, running: Sequence[Displaceable]
+    waiting: int,
+    leaving: int,
+    soonest_seconds: float,
+    running: Sequence[Displaceable],
+    *,
+    soon_seconds: float = SOON_SECONDS,
 ) -> Displaceable | None:
     """The call to interrupt for one of the interactive calls that wait; None if none is to be.
 
@@ -36,7 +39,8 @@ def displaced(
         leaving: Calls that were interrupted there before, and whose slots none of them has taken yet.
         soonest_seconds: Until one of these endpoints is expected to have a free slot.
         running: What may be interrupted there.
+        soon_seconds: See `SOON_SECONDS`.
     """
-    if leaving >= waiting or soonest_seconds <= SOON_SECONDS:
+    if leaving >= waiting or soonest_seconds <= soon_seconds:
         return None
     return min(running, key=lambda one: (one.done_seconds, one.endpoint, one.number), default=None)

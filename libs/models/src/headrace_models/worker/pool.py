@@ -88,12 +88,13 @@ class Pool:
 
     Args:
         choose: Chooses the best of several healthy endpoints of a provider for a model.
-        displaces: Whether batch calls that allow it are interrupted for interactive ones (`displacing`).
+        displaces_above: Batch calls that allow it are interrupted for interactive ones that would wait for more seconds
+            than that (`displacing`); None for never.
     """
 
     def __init__(
         self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None, *,
-        displaces: bool = False,
+        displaces_above: float | None = None,
     ) -> None:  # fmt: skip
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         if len(self.endpoints) < len(endpoints):
@@ -101,7 +102,7 @@ class Pool:
         self.changed = asyncio.Event()
         """Set when the health of an endpoint has changed, to trigger a report."""
         self._choose = choose
-        self._displaces = displaces
+        self._displaces_above = displaces_above
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
         self._kinds: dict[tuple[str, str], frozenset[str]] = {}
@@ -368,10 +369,10 @@ class Pool:
             endpoint.take(chosen.tenant, chosen.weight, chosen.model, now, chosen.size, chosen.lane)
             chosen.granted.set_result(endpoint)
             self._waiters.remove(chosen)
-        if self._displaces and self._waiters:
-            self._displace(now)
+        if self._displaces_above is not None and self._waiters:
+            self._displace(now, self._displaces_above)
 
-    def _displace(self, now: float) -> None:
+    def _displace(self, now: float, soon_seconds: float) -> None:
         """Interrupt batch calls for interactive ones that would wait for long."""
         waiting = Counter(
             (one.provider, one.model)
@@ -395,6 +396,7 @@ class Pool:
                     sum(one.promised for one in serving),
                     soonest,
                     [Displaceable(*name, now - call.began_at) for name, call in running.items()],
+                    soon_seconds=soon_seconds,
                 )
                 if found is None:
                     break
