@@ -97,6 +97,42 @@ def test_the_port_goes_by_its_name_and_a_single_one_needs_none() -> None:
     assert nodes_of([of(ports={})], {}, RULES).objections == (), "a slice without endpoints does no harm"
 
 
+def test_a_label_of_the_service_says_what_its_pods_run() -> None:
+    vllm = SliceEndpoint("10.0.0.7", pod="vllm-0")
+    found = nodes_of(
+        [
+            of(SliceEndpoint("10.0.0.1", pod="ollama-0")),
+            of(vllm, name="vllm-abc", ports={"": Port(8000)}, server="vllm"),
+        ],
+        {}, RULES,
+    )  # fmt: skip
+    assert found.objections == ()
+    assert found.nodes == {
+        "ollama-0": NodeSpec("ollama-0", "http://10.0.0.1:11434", 4),
+        "vllm-0": NodeSpec("vllm-0", "http://10.0.0.7:8000/v1", 4, server="vllm"),
+    }
+    found = nodes_of([of(vllm, name="vllm-abc", server="vLLM")], {}, RULES)
+    assert found.nodes == {}, "rather than asked as if it were an Ollama"
+    (objection,) = found.objections
+    assert "vllm-abc" in objection
+    assert "headrace.dev/server='vLLM'" in objection
+    assert nodes_of([of(server="vLLM")], {}, RULES).objections == ()
+
+
+def test_the_label_is_read_from_the_slice() -> None:
+    from headrace_local_worker.adapters import cluster
+    from kubernetes.aio import client
+
+    def read(labels: dict[str, str] | None) -> str:
+        return cluster._slice(
+            client.V1EndpointSlice(
+                address_type="IPv4", endpoints=[], metadata=client.V1ObjectMeta(name="x", labels=labels)
+            )
+        ).server
+
+    assert [read(None), read({}), read({"headrace.dev/server": "vllm"})] == ["ollama", "ollama", "vllm"]
+
+
 def test_labels_of_machines_become_hardware_and_slots() -> None:
     rules = NodeRules("http", 4, parse_labels(("gpu=nvidia.com/gpu.product", "slots=headrace/slots")))
     slice_ = of(

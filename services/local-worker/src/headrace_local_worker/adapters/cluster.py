@@ -20,11 +20,21 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import aiohttp
+from headrace_models.local_servers import OLLAMA
 from kubernetes.aio import client, config, watch
 from kubernetes.aio.client.exceptions import ApiException
 
 from headrace_local_worker.cluster_nodes import Sources
-from headrace_local_worker.decide.endpoints import Changed, Listed, Port, Removed, Slice, SliceEndpoint, SliceEvent
+from headrace_local_worker.decide.endpoints import (
+    SERVER_LABEL,
+    Changed,
+    Listed,
+    Port,
+    Removed,
+    Slice,
+    SliceEndpoint,
+    SliceEvent,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -273,6 +283,7 @@ def _slice(item: Any) -> Slice:
         family=cast(Any, item.address_type),
         ports=ports,
         endpoints=tuple(_endpoint(one) for one in item.endpoints or ()),
+        server=(item.metadata.labels or {}).get(SERVER_LABEL) or OLLAMA,
     )
 
 

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from headrace_local_worker.decide.nodes import NodeSpec, name_of, split_slots
+from headrace_models.local_servers import LOCAL_PROVIDERS, OLLAMA, OPENAI_COMPATIBLE_SERVERS
+
+from headrace_local_worker.decide.nodes import API_PATH, NodeSpec, name_of, split_slots
 
 AddressType = Literal["IPv4", "IPv6", "FQDN"]
 
 _PREFERRED: Final[Mapping[str, int]] = {"IPv4": 0, "IPv6": 1, "FQDN": 2}
 _ZONE: Final = "zone"
+SERVER_LABEL: Final = "headrace.dev/server"
+"""Of a Service, for what its pods run if that is not Ollama; Kubernetes copies it to the Service's slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,17 @@ class SliceEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some backends of a Service, all of one address family and with the same ports."""
+    """Some backends of a Service, all of one address family and with the same ports.
+
+    Attributes:
+        server: What runs there, by the label `SERVER_LABEL` that it has from its Service; Ollama without one.
+    """
 
     name: str
     family: AddressType
     ports: Mapping[str, Port]
     endpoints: tuple[SliceEndpoint, ...]
+    server: str = OLLAMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ class NodeRules:
     """How endpoints become nodes.
 
     Attributes:
-        port: Name of Ollama's port. A slice with only one port needs no name.
+        port: Name of the servers' port. A slice with only one port needs no name.
         slots: Concurrent calls of a node whose machine's labels do not specify them.
         labels: Labels of machines by their name in fleet.status; `slots` is read as the number of slots.
     """
@@ -150,6 +159,10 @@ def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]],
     best: dict[str, tuple[int, str, NodeSpec]] = {}
     objections: list[str] = []
     for one in slices:
+        if one.server not in LOCAL_PROVIDERS:
+            if one.endpoints:
+                objections.append(_no_server(one))
+            continue
         port = _port_of(one, rules.port)
         if port is None:
             if one.endpoints:
@@ -158,7 +171,7 @@ def nodes_of(slices: Iterable[Slice], machines: Mapping[str, Mapping[str, str]],
         for endpoint in one.endpoints:
             if not endpoint.usable:
                 continue
-            spec, objection = _spec_of(endpoint, one.family, port, machines.get(endpoint.machine, {}), rules)
+            spec, objection = _spec_of(endpoint, one, port, machines.get(endpoint.machine, {}), rules)
             if objection:
                 objections.append(objection)
             rank = (_PREFERRED[one.family], spec.url, spec)
@@ -195,10 +208,18 @@ def _no_port(one: Slice, name: str) -> str:
     )
 
 
+def _no_server(one: Slice) -> str:
+    known = ", ".join(sorted(LOCAL_PROVIDERS))
+    return (
+        f"EndpointSlice {one.name} is labelled {SERVER_LABEL}={one.server!r}, which is none of {known}: its endpoints "
+        "are not used. Correct the label of its Service."
+    )
+
+
 def _spec_of(
-    endpoint: SliceEndpoint, family: AddressType, port: Port, labels: Mapping[str, str], rules: NodeRules
+    endpoint: SliceEndpoint, of: Slice, port: Port, labels: Mapping[str, str], rules: NodeRules
 ) -> tuple[NodeSpec, str]:
-    host = f"[{endpoint.address}]" if family == "IPv6" else endpoint.address
+    host = f"[{endpoint.address}]" if of.family == "IPv6" else endpoint.address
     url = f"{'https' if port.secure else 'http'}://{host}:{port.number}"
     options = {name: labels[label] for name, label in rules.labels.items() if labels.get(label)}
     slots, hardware = split_slots(options)
@@ -213,4 +234,7 @@ def _spec_of(
         slots = rules.slots
     if endpoint.zone:
         hardware.setdefault(_ZONE, endpoint.zone)
-    return NodeSpec(endpoint.pod or endpoint.hostname or name_of(url), url, slots, hardware), objection
+    name = endpoint.pod or endpoint.hostname or name_of(url)
+    if of.server in OPENAI_COMPATIBLE_SERVERS:
+        url += API_PATH
+    return NodeSpec(name, url, slots, hardware, of.server), objection

@@ -29,7 +29,7 @@ _USUAL_PORT: Final = 11434
 _SLOTS: Final = "slots"
 _SERVER: Final = "server"
 _REACH: Final = "reach"
-_API_PATH: Final = "/v1"
+API_PATH: Final = "/v1"
 """Of the OpenAI-compatible API, where an address does not say."""
 _TOKEN: Final = "token_env"
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -110,8 +110,8 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         raise NodesInvalid(f"slots of {entry!r} must be a number above 0")
     url = url.rstrip("/")
     if server in OPENAI_COMPATIBLE_SERVERS:
-        named = name_of(url.removesuffix(_API_PATH))
-        url = url if parsed.path.rstrip("/") else url + _API_PATH
+        named = name_of(url.removesuffix(API_PATH))
+        url = url if parsed.path.rstrip("/") else url + API_PATH
     else:
         named = name_of(url)
     return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults)
