@@ -1,5 +1,6 @@
-"""Promises about sites that go away: their attempts do not lie there while another site could run them, and are not run
-once they have been taken back."""
+"""Promises about sites: an attempt runs at its own and nowhere else. Of sites that go away: their attempts do not lie
+there while another site could run them, and are not run once they have been taken back.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from headrace_contracts.events import AttemptState, Place
 from headrace_streams.records import Record
 
 from headrace_testing.router_twin import PREFIX
+from headrace_testing.simulation.models import nodes_at
 from headrace_testing.simulation.plan import Fault
 
 if TYPE_CHECKING:
@@ -56,9 +58,13 @@ def look(judge: Judge) -> None:
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
-    """A worker that comes back does not run what was taken back before."""
+    """An attempt runs at its own site; a worker that comes back does not run what was taken back before."""
     place = (record.topic.removeprefix(PREFIX), record.partition, record.offset)
     _, request = judge.topics.work[place]
+    if judge.world.plan.sites and request.provider == "ollama":
+        for call in calls:
+            if call.node not in nodes_at(request.site):
+                judge.violated(f"{process.name} runs {request.attempt_id} of site {request.site!r} at {call.node}")
     told = judge.topics.told_at.get((request.attempt_id, request.tenant))
     if calls and told is not None and told < process.started_at:
         judge.violated(f"{process.name} runs {request.attempt_id}, which was taken back before it came back")
