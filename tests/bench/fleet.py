@@ -7,7 +7,10 @@ of each is kept busy without a worker. Ways take turns, round by round: by expec
 connections and in turn; these two give a call to a node when it comes, as a plain load balancer does, where it then
 waits.
 
-Many: one worker with a thousand calls at once, each of 2 s, at one node with as many slots.
+Many: one worker with a thousand calls at once, each of 2 s, at one node with as many slots. They come evenly over the
+first 2 s, as of many agents who know nothing of each other, or all at once. These stay in step, since all take equally
+long: the worker rests for 2 s, and then has a thousand answers to report and a thousand calls to begin, during which
+its calls do not run.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ PROBE_SECONDS: Final = 3.0
 WARM_UP_SECONDS: Final = 8.0
 MANY: Final = 1_000
 MANY_SECONDS: Final = 2.0
+SPREADS: Final = {"evenly": MANY_SECONDS, "all at once": 0.0}
+"""Seconds within which the first thousand calls come."""
 GOALS: Final = {"share_of_rate": 0.95, "share_of_ideal": 0.9, "memory_mb": 250}
 RESULTS: Final = Path("bench-results/fleet.json")
 PROMPTS: Final = (
@@ -196,8 +201,10 @@ class Demanding(RunObserver):
 
 
 @asynccontextmanager
-async def working(pool: Pool, prompts: Sequence[str], tasks: int) -> AsyncIterator[Demanding]:
-    """A worker with so many tasks out."""
+async def working(
+    pool: Pool, prompts: Sequence[str], tasks: int, spread_seconds: float = 0.0
+) -> AsyncIterator[Demanding]:
+    """A worker with so many tasks out, the first of which come evenly over `spread_seconds`."""
     bench = WorkerBench()
     await bench.prepare()
     demanding = Demanding(bench, prompts)
@@ -222,9 +229,13 @@ async def working(pool: Pool, prompts: Sequence[str], tasks: int) -> AsyncIterat
     running = [asyncio.create_task(probe())]
     while not all(endpoint.status.healthy for endpoint in pool.endpoints.values()):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
-    for _ in range(tasks):
-        demanding.send()
     running.append(asyncio.create_task(engine.run()))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number in range(tasks):
+        if spread_seconds:
+            await asyncio.sleep(max(0.0, began + spread_seconds * number / tasks - loop.time()))
+        demanding.send()
     try:
         yield demanding
     finally:
@@ -241,9 +252,11 @@ def spent_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def measured(pool: Pool, prompts: Sequence[str], tasks: int, warm_up: float, seconds: float) -> dict[str, float]:
+async def measured(
+    pool: Pool, prompts: Sequence[str], tasks: int, warm_up: float, seconds: float, spread_seconds: float = 0.0
+) -> dict[str, float]:
     """What a worker does in so many seconds, once it is warm."""
-    async with working(pool, prompts, tasks) as demanding:
+    async with working(pool, prompts, tasks, spread_seconds) as demanding:
         await asyncio.sleep(warm_up)
         began, spent, demanding.counting = time.perf_counter(), spent_seconds(), True
         await asyncio.sleep(seconds)
@@ -310,12 +323,12 @@ def rounds_of_ways(urls: Sequence[Url], rounds: int, seconds: float) -> dict[str
     return found
 
 
-def many(url: Url, seconds: float, port: Connection) -> None:
+def many(url: Url, seconds: float, spread_seconds: float, port: Connection) -> None:
     """A worker with a thousand calls at once, in a process of its own; sends its figures."""
 
     async def run() -> dict[str, float]:
         pool = Pool([Endpoint(OllamaNode("node", url), MANY)], choose_node)
-        return await measured(pool, PROMPTS[:1], MANY, 3 * MANY_SECONDS, seconds)
+        return await measured(pool, PROMPTS[:1], MANY, 3 * MANY_SECONDS, seconds, spread_seconds)
 
     found = uvloop.run(run())
     found["share_of_ideal"] = found["answers_per_second"] / (MANY / MANY_SECONDS)
@@ -377,21 +390,25 @@ def main() -> int:
     if options.only != "nodes":
         server, urls = apart(serve_many)
         try:
-            figures = []
+            figures: dict[str, list[dict[str, float]]] = {name: [] for name in SPREADS}
             for _ in range(options.rounds):
-                process, one = apart(many, urls[0], options.seconds)
-                process.join()
-                figures.append(one)
+                for name, spread in SPREADS.items():
+                    process, one = apart(many, urls[0], options.seconds, spread)
+                    process.join()
+                    figures[name].append(one)
         finally:
             server.kill()
             server.join()
-        report["many"] = {**medians(figures), "rounds": figures}
-        line = medians(figures)
-        write(
-            f"\n{MANY} calls of {MANY_SECONDS:g} s at once: {line['answers_per_second']:.0f} answers/s, "
-            f"{line['share_of_ideal']:.1%} of the ideal; {line['processor_ms_per_answer']:.2f} ms of processor time "
-            f"for an answer, {line['processor_share']:.0%} of a processor, {line['memory_mb']:.0f} MB\n"
-        )
+        report["many"] = {name: {**medians(rounds), "rounds": rounds} for name, rounds in figures.items()}
+        write(f"\n{MANY} calls of {MANY_SECONDS:g} s at once\n\n")
+        write("| calls come | answers/s | share of the ideal | ms of processor time for an answer | processor | MB |\n")
+        write("|---|---|---|---|---|---|\n")
+        for name, rounds in figures.items():
+            line = medians(rounds)
+            write(
+                f"| {name} | {line['answers_per_second']:.0f} | {line['share_of_ideal']:.1%} | "
+                f"{line['processor_ms_per_answer']:.2f} | {line['processor_share']:.0%} | {line['memory_mb']:.0f} |\n"
+            )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
     write(f"Also in {options.output}\n")
