@@ -120,7 +120,9 @@ class _Summed:
 @pytest.mark.parametrize("seed", range(20))
 def test_claims_are_the_sums_of_their_calls(seed: int) -> None:
     rng = random.Random(seed)
-    shares, summed, now = FairShares(), _Summed(), 0.0
+    shares, summed = FairShares(), _Summed()
+    now: float = 0.0
+    weight: float
     shares.began("a", 1, now, 1.0)
     summed.running.append([now, 1.0, 1])
     for _ in range(400):
