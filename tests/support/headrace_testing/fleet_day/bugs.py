@@ -43,7 +43,7 @@ def _interrupted_and_lost(patches: Patches) -> None:
     async def asked(*given: Any) -> Any:
         told = await original(*given)
         if isinstance(told, runner._Displaced):
-            return TryAnotherProvider("displaced", "another call has its slot", provider="ollama")
+            return TryAnotherProvider("request_rejected", "another call has its slot", provider="ollama")
         return told
 
     original = patches.put(runner, "_asked", asked)
