@@ -21,7 +21,7 @@ from headrace_contracts import events, topics
 from headrace_contracts.codec import Codec
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
-from headrace_contracts.events import Place
+from headrace_contracts.events import AttemptRequested, Place
 from headrace_contracts.groups import CLOUD_WORKER
 from headrace_contracts.headers import header
 from headrace_contracts.memory_registry import MemoryRegistry
@@ -36,13 +36,14 @@ from headrace_models.worker.batches.batch_log import BatchLog
 from headrace_models.worker.batches.choosing import BatchOptions
 from headrace_models.worker.batches.steps import TABLE, BatchAction, BatchInput, BatchStep
 from headrace_models.worker.batches.taking import BatchClient
-from headrace_models.worker.batches.work_records import WorkRecords
 from headrace_models.worker.metrics import WorkerMetrics
+from headrace_models.worker.paid_calls import NOTHING_EARLIER, PaidCalls, SettledAttempt
 from headrace_models.worker.pool import Pool
 from headrace_runtime.metrics import Metrics
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.memory import MemoryCluster, MemoryLog, NetworkRequest, Operation
 from headrace_streams.publishing import Publication, Publisher
+from headrace_streams.records import Record
 
 from headrace_testing.simulation.loop import FATE, Fate, SimulationStuck, VirtualLoop
 from headrace_testing.workers import PREFIX, ScriptedProvider, attempt, first_of, healthy
@@ -465,10 +466,10 @@ def _no_second_look_at_the_log() -> Iterator[None]:
 def _calls_again() -> Iterator[None]:
     """Who goes on with the ordinary calls of a batch makes all of them."""
 
-    async def nobody(_self: WorkRecords, _since: int, _attempts: frozenset[str]) -> frozenset[str]:
-        return frozenset()
+    async def nothing(_self: PaidCalls, _record: Record, _request: AttemptRequested) -> SettledAttempt:
+        return NOTHING_EARLIER
 
-    with mock.patch.object(WorkRecords, "used_since", nobody):
+    with mock.patch.object(PaidCalls, "settle", nothing):
         yield
 
 

@@ -164,8 +164,8 @@ EXCESSES: dict[str, Change] = {
     "many symbols": add({"type": "enum", "name": "E", "symbols": [f"S{n}" for n in range(1_001)], "default": "S0"}),
     "many branches": add(["null", *({**INNER, "name": f"R{n}"} for n in range(32))], default=None),
     "a long fixed": add(["null", {"type": "fixed", "name": "F", "size": 2**20}], default=None),
-    "a large default": add("string", default="x" * 100_000),
-    "long documentation": lambda tree: tree.update(doc="x" * 100_000),
+    "a large default": add("string", default="x" * 200_000),
+    "long documentation": lambda tree: tree.update(doc="x" * 200_000),
     "a mebibyte": lambda tree: tree.update(doc="x" * 2**20),
     "doubled deep": add({"type": "array", "items": doubling(60)}, default=[]),
 }

@@ -195,14 +195,18 @@ FAILURES: Final[Mapping[str, tuple[type[_EndedTask], int]]] = {
     "over_budget": (TaskOverBudget, 402),
     **dict.fromkeys(("too_many_live_tasks",), (TaskRetryLater, 429)),
     **dict.fromkeys(
-        ("no_capacity", "no_local_capacity", "overloaded", "rate_limited", "unreachable"), (TaskRetryLater, 503)
+        (
+            "no_capacity", "no_local_capacity", "overloaded", "rate_limited", "unreachable", "switched_off",
+            "tenant_switched_off",
+        ), (TaskRetryLater, 503)
     ),
     **dict.fromkeys(("unknown_role", "unknown_model"), (TaskTargetUnknown, 404)),
     **dict.fromkeys(("privacy", "no_consent", "mode", "below_floor"), (TaskInvalid, 403)),
     **dict.fromkeys(
         (
             "contradiction", "context_too_small", "context_too_long", "incapable", "url_not_public", "invalid_request",
-            "request_rejected",
+            "request_rejected", "no_research", "no_query", "too_many_queries", "not_in_only", "ignored",
+            "over_max_price", "too_slow", "data_rules", "parameters_not_taken", "no_fallbacks",
         ),
         (TaskInvalid, 400),
     ),

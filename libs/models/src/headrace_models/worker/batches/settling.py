@@ -3,7 +3,7 @@
 1. The records of work are read again: a batch holds no content.
 2. The results are read, and reported under ids that follow from attempt and batch: a repeat is recognised by everybody.
 3. What was not answered, or cannot be read, runs as an ordinary call, if its deadline leaves time for that. After a
-   crash in this step the attempts that have usage on record since it began have run, and do not run again.
+   crash in this step each is looked up first, as every attempt that may have been begun before (`paid_calls`).
 4. The files at the provider are deleted.
 """
 
@@ -20,7 +20,7 @@ from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, UnreadableValue
-from headrace_contracts.events import AttemptRequested, BatchMember, BatchPhase, Outcome, ProviderBatch
+from headrace_contracts.events import AttemptRequested, BatchMember, Outcome, ProviderBatch
 from headrace_contracts.topics import WORK_CLOUD_BATCH
 from headrace_streams.dead_letters import DeadLetterSink, described
 from headrace_streams.errors import SendToDeadLetters
@@ -216,13 +216,6 @@ class Settler:
             self._observer.settled(batch.provider, how, count)
 
     async def _call(self, batch: ProviderBatch, waiting: dict[int, Record], *, resumed: bool) -> None:
-        if resumed and waiting and batch.phase is BatchPhase.SETTLING:
-            wanted = frozenset(batch.members[number].attempt_id for number in waiting)
-            done = await self._records.used_since(batch.changed_at, wanted)
-            waiting = {
-                number: record for number, record in waiting.items() if batch.members[number].attempt_id not in done
-            }
-
         async def call(number: int) -> None:
             record = waiting[number]
             await self._guarded(record, self._runner.call(record, repeated=resumed))

@@ -1,4 +1,4 @@
-"""Records of work, read again by their positions; and which of their attempts have used something since a time."""
+"""Records of work, read again by their positions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from headrace_contracts.headers import header
-from headrace_contracts.ids import attempt_of_usage
-from headrace_contracts.topics import USAGE_RECORDED
 from headrace_streams.errors import OffsetOutOfRange, TransientError
 from headrace_streams.ports import Log
-from headrace_streams.reading import up_to
 from headrace_streams.records import Record, TopicPartition
 
 _MOST: Final = 500
@@ -19,7 +15,6 @@ _POLL_SECONDS: Final = 1.0
 _WAIT_SECONDS: Final = 60.0
 _GAP: Final = 1_000
 """Records between two wanted ones that are rather read than jumped over."""
-_SKEW_MS: Final = 60_000
 
 
 class WorkRecords:
@@ -61,28 +56,6 @@ class WorkRecords:
         finally:
             await reader.close()
         return found
-
-    async def used_since(self, since_ms: int, attempts: frozenset[str]) -> frozenset[str]:
-        """Those of these attempts that have usage on record since a time. Raises TransientError."""
-        reader = self._log.reader()
-        found: set[str] = set()
-        try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                partitions = await reader.partitions_of(self._prefix + USAGE_RECORDED.name)
-                await reader.assign(await reader.offsets_at(partitions, since_ms - _SKEW_MS))
-                ends = {name: end for name, (_, end) in (await reader.bounds(partitions)).items()}
-                async for records in up_to(reader, ends, most=_MOST, poll_seconds=_POLL_SECONDS):
-                    found.update(
-                        attempt
-                        for record in records
-                        if (event_id := header(record.headers, "ce_id")) is not None
-                        and (attempt := attempt_of_usage(event_id)) in attempts
-                    )
-        except (TimeoutError, OffsetOutOfRange) as error:
-            raise TransientError(f"usage cannot be read: {type(error).__name__}") from error
-        finally:
-            await reader.close()
-        return frozenset(found)
 
 
 def _starts(left: Mapping[TopicPartition, Sequence[int]]) -> dict[TopicPartition, int]:
