@@ -16,6 +16,8 @@ LONGEST_TEXT: Final = 900_000
 """In bytes: as a record with a reason it still fits into a topic."""
 _DEEPEST: Final = 32
 _MOST_VALUES: Final = 50_000
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""That of libyaml, ten times as fast, where there is one."""
 
 
 class YamlInvalid(ValueError):
@@ -42,7 +44,8 @@ def read_yaml(text: str) -> YamlDocument:
     if len(text.encode(errors="surrogatepass")) > LONGEST_TEXT:
         raise YamlInvalid(f"it has more than {LONGEST_TEXT} bytes")
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _LOADER(text)
+        root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}: "
@@ -56,7 +59,7 @@ def read_yaml(text: str) -> YamlDocument:
     lines: dict[tuple[str, ...], int] = {}
     _walk(root, (), lines)
     try:
-        value = yaml.load(text, Loader=yaml.SafeLoader)
+        value = loader.construct_document(root)
     except (yaml.YAMLError, ValueError) as error:
         raise YamlInvalid(f"not YAML: {error}") from None
     return YamlDocument(value, lines)
