@@ -96,4 +96,4 @@ async def test_usage_becomes_reports_live_windows_and_csv(
                 return bool(windows[-1]["cost_nanodollars"] == cost["acme"])
 
             await eventually(live, 40)
-            assert service.health.notes == {"live windows": "running"}
+            assert service.health.notes == {"live windows": "running", "forecast": "current"}

@@ -78,7 +78,7 @@ def test_the_first_start_prints_the_key_a_first_command_and_what_is_simulated(pl
     assert platform.api_key in said
     assert f"curl {platform.intake_url}/v1/chat/completions" in said
     assert "headrace submit" in said
-    assert "simulated: ollama, groq, anthropic, tavily" in said
+    assert "simulated: ollama, searxng, groq, anthropic, tavily" in said
 
 
 def test_it_fits_into_memory(platform: RunningStack) -> None:

@@ -129,8 +129,8 @@ def _repeats_look_new(patches: Patches) -> None:
 BUGS = (
     Bug("called_before_announced", "a call is made before it is announced", _called_before_announced, hint=3),
     Bug("earlier_not_looked_up", "what an earlier worker has begun is not looked up", _earlier_not_looked_up, hint=60),
-    Bug("reports_not_reused", "an attempt that is reported is run again", _reports_not_reused, hint=110),
-    Bug("known_is_lost_too", "an execution stays possibly billed once its cost is known", _known_is_lost_too, hint=323),
+    Bug("reports_not_reused", "an attempt that is reported is run again", _reports_not_reused, hint=139),
+    Bug("known_is_lost_too", "an execution stays possibly billed once its cost is known", _known_is_lost_too, hint=493),
     Bug("repeats_look_new", "a repeated attempt looks as if it was new", _repeats_look_new, hint=110),
     Bug("done_before_ack", "an attempt counts as done before its report is acknowledged", _done_before_ack),
     Bug("failures_are_free", "no usage is recorded of failed attempts", _failures_are_free),
