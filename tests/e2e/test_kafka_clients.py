@@ -11,8 +11,8 @@ from headrace_testing.waiting import eventually
 ALLOWED = {
     # A producer, a member of a group, the followers' shared one, and one for questions.
     "intake": 4,
-    # And a second member, so that each worker has partitions of both lanes.
-    "cloud-worker": 5,
+    # And a second member, so that each worker has partitions of both lanes, and a third one, for batches at providers.
+    "cloud-worker": 6,
     # And a third one, for requests to place models: long ones, of another group.
     "local-worker": 6,
     "skill-broadcaster": 4,

@@ -139,7 +139,7 @@ BUGS = (
     Bug("done_at_begin", "a record counts as finished when its handler begins", _done_at_begin, hint=42),
     Bug("map_off_by_one", "the map of finished records is read one too low", _map_off_by_one, hint=43),
     Bug("map_too_long", "the map names one record too many", _map_too_long, hint=43),
-    Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=538),
+    Bug("map_dropped", "what the map names as finished is done again after a rebalance", _map_dropped, hint=43),
     Bug("parked_is_done", "a record that waits for a retry counts as finished", _parked_is_done),
     Bug("parked_forgotten", "records that wait for a retry are never woken", _parked_forgotten, hint=1),
     Bug("letter_not_awaited", "a dead letter is not waited for", _letter_not_awaited, hint=8),

@@ -51,8 +51,8 @@ def _failed_is_free(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=81),
-    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=72),
+    Bug("positions_first", "positions are committed before the rows they stand for", _positions_first, hint=1),
+    Bug("no_unique_index", "an event that comes twice is booked twice", _no_unique_index, hint=90),
     Bug(
         "poison_takes_neighbours",
         "what follows an undecodable record is lost",
@@ -60,5 +60,5 @@ BUGS = (
         hint=4,
     ),
     Bug("rounds_down", "costs are rounded down", _rounds_down, hint=5),
-    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=21),
+    Bug("failed_is_free", "failed attempts are booked at nothing", _failed_is_free, hint=9),
 )

@@ -33,6 +33,6 @@ BUGS = (
         "policy_changes_unannounced",
         "decisions go over to a new policy without a word in the journal",
         _policy_changes_unannounced,
-        hint=9,
+        hint=41,
     ),
 )

@@ -223,7 +223,7 @@ BUGS = (
         "half_answer_cached",
         "an answer that was cut off at its limit is served again later",
         _half_answer_cached,
-        hint=738,
+        hint=832,
     ),
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=70),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),

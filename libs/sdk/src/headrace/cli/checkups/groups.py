@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from headrace_contracts.groups import CLOUD_BATCHES, CLOUD_WORKER, GROUPS, LOCAL_WORKER, GroupSpec
+from headrace_contracts.groups import CLOUD_BATCHES, CLOUD_WORKER, GROUPS, LOCAL_WORKER, PLACEMENTS, GroupSpec
 from headrace_streams.errors import TransientError
 from headrace_streams.log_identity import (
     Broken,
@@ -201,7 +201,8 @@ def _membership(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
 
 def _may_be_absent(spec: GroupSpec) -> bool:
     """Whether an installation can do without the workers of this group."""
-    return spec in (LOCAL_WORKER, CLOUD_WORKER, CLOUD_BATCHES) or spec.name.startswith(f"{LOCAL_WORKER.name}.")
+    of_a_site = spec.name.startswith((f"{LOCAL_WORKER.name}.", f"{PLACEMENTS.name}."))
+    return of_a_site or spec in (LOCAL_WORKER, CLOUD_WORKER, CLOUD_BATCHES)
 
 
 def _positions(part: str, facts: GroupFacts, prefix: str) -> list[Finding]:
