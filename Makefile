@@ -48,7 +48,7 @@ test: setup downloads ## All checks, and all tests but the long ones, on real Ka
 	@# As pytest; what fails is run once more by itself, see there.
 	$(BIN)/python -P tests/support/headrace_testing/suite.py --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,600 simulated schedules
+test-long: setup downloads ## The tests that take minutes: runs of chaos on the real platform, 1,200 simulated schedules
 	$(BIN)/python -P tests/support/headrace_testing/suite.py -m long $(ARGS)
 
 test-clients: setup downloads ## Agent frameworks, unmodified, against a platform, beside the table in docs/clients.md (ARGS="--help"); node rows need node
