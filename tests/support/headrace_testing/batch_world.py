@@ -21,7 +21,7 @@ from headrace_contracts import events, topics
 from headrace_contracts.codec import Codec
 from headrace_contracts.content import plain
 from headrace_contracts.errors import Origin
-from headrace_contracts.events import AttemptRequested, Place
+from headrace_contracts.events import AttemptRequested, Outcome, Place
 from headrace_contracts.groups import CLOUD_WORKER
 from headrace_contracts.headers import header
 from headrace_contracts.memory_registry import MemoryRegistry
@@ -232,7 +232,9 @@ class BatchWorld:
     def call_of(self, task: str) -> None:
         """An ordinary call begins."""
         self.called[task] += 1
-        if any(event.task_id == task for _, event in self.read(topics.USAGE_RECORDED)):
+        # What may have been billed is marked, and called again.
+        known = [event for _, event in self.read(topics.USAGE_RECORDED) if event.outcome is not Outcome.LOST]
+        if any(event.task_id == task for event in known):
             self._failures.append(f"{task} is called though its usage was on record")
 
     # What came of it
