@@ -35,8 +35,9 @@ def _of_tasks(result: DayResult) -> Iterator[str]:
             yield f"{one.task_id}, asked at {one.at:.0f}, has {len(one.ends)} ends"
             continue
         _, how, code = one.ends[0]
-        if how == "succeeded" or code in ("deadline_passed", "too_little_time"):
-            # Whether it is in time is a matter of how much is asked for: see the availability.
+        if how in ("succeeded", "expired") or code in ("deadline_passed", "too_little_time"):
+            # Whether it is in time is a matter of how much is asked for: see the availability. What expires has the
+            # code of its last attempt, where that asked nobody.
             continue
         yield f"{one.task_id}, asked at {one.at:.0f} of {one.kind.model}, ended as {how} ({code})"
 
@@ -47,7 +48,8 @@ def _of_interruptions(result: DayResult) -> Iterator[str]:
     cut = Counter(call.text.rpartition("(")[2][:-1] for call in result.ledger.calls if call.interrupted)
     for one in result.asked:
         times = cut[one.task_id]
-        if one.kind.lane is Lane.BATCH and times > INTERRUPTIONS * max(1, one.attempts):
+        # A worker also ends a call at a healthy machine that has said nothing for too long; then the next one is asked.
+        if one.kind.lane is Lane.BATCH and times > (INTERRUPTIONS + 1) * max(1, one.attempts):
             yield f"{one.task_id}, asked at {one.at:.0f}, was interrupted {times} times in {one.attempts} attempts"
 
 
