@@ -209,7 +209,7 @@ async def test_an_id_that_leads_elsewhere_is_not_taken(simulator: Simulator, sai
     provider = Anthropic(SecretStr("key"), base_url=simulator.anthropic_url)
     batches = provider.batches()
     assert isinstance(batches, AnthropicBatches)
-    batches._said = lambda *_args, **_named: answer({"id": said})  # type: ignore[method-assign]
+    batches._api._said = lambda *_args, **_named: answer({"id": said})  # type: ignore[method-assign]
     with pytest.raises(RetrySameProvider):
         await submitted(batches)
     await provider.close()
