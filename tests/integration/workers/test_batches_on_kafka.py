@@ -24,10 +24,10 @@ from headrace_contracts.registry import SchemaRegistry
 from headrace_models.simulator.batch_jobs import BatchFault
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
-from headrace_runtime.lifecycle import Service, run
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
+from headrace_testing.services_on_kafka import living
 from headrace_testing.workers import attempt, now_ms
 from pydantic import SecretStr
 
@@ -104,17 +104,6 @@ async def bed(kafka: str, registry_url: str, topic_prefix: str) -> AsyncIterator
         await provision(made.log.admin(), codec, tuple(topics.TOPICS.values()), replication=1)
         yield made
         await made.close()
-
-
-@asynccontextmanager
-async def living(service: Service) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    life = asyncio.create_task(run(service, drain_seconds=10.0, stop_requested=stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        assert await life == 0
 
 
 @pytest.mark.timeout(120)

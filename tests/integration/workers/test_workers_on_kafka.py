@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,27 +17,16 @@ from headrace_local_worker.settings import LocalWorkerSettings
 from headrace_local_worker.wiring import build as build_local
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
-from headrace_runtime.lifecycle import Service, run
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
+from headrace_testing.services_on_kafka import living
 from headrace_testing.workers import attempt
 from pydantic import SecretStr
 
 pytestmark = pytest.mark.stack
 
 SPECS = tuple(topics.TOPICS.values())
-
-
-@asynccontextmanager
-async def living(service: Service) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    life = asyncio.create_task(run(service, drain_seconds=10.0, stop_requested=stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        assert await life == 0
 
 
 @pytest.mark.timeout(120)

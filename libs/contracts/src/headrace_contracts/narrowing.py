@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from headrace_contracts.events import Routing
 from headrace_contracts.limits import LONGEST_NAME, NANODOLLARS_IN_A_DOLLAR, is_name
 
-STRATEGIES: Final = (
+Strategy = Literal[
     "listed", "local-first", "cheapest", "fastest", "lowest-latency", "highest-throughput", "balanced", "quality",
     "throughput-at-least",
-)  # fmt: skip
+]  # fmt: skip
+"""How candidates are put in order."""
+STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 MOST_NAMES: Final = 32
 """In each list."""
 HIGHEST_PRICE_DOLLARS: Final = 1_000_000

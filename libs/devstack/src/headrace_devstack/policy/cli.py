@@ -29,7 +29,7 @@ from headrace_router.decide.revisions import INSTALLATION, Revisions, scope_of
 from headrace_router.decide.tenant_policy import narrowed
 
 from headrace_devstack.policy.differences import Difference, differences
-from headrace_devstack.policy.publishing import publish_revision, read_revisions, revision_of
+from headrace_devstack.policy.publishing import NoSuchRevision, publish_revision, read_revisions, revision_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +77,7 @@ def show(
     """The policy that counts now, as it was published."""
     revisions = run(_revisions())
     scope = _scope(tenant)
-    published = revisions.newest(scope) if revision is None else run(_one(revisions, scope, revision))
+    published = revisions.newest(scope) if revision is None else _valid(lambda: revision_of(revisions, scope, revision))
     if effective:
         policy = _valid(lambda: _policy_now(revisions))
         if tenant is not None and published is not None and published.text:
@@ -187,7 +187,7 @@ def rollback(
             raise fail(f"{scope} has no earlier revision; `--to {_FILE_POLICY}` returns to the routers' own file")
         back = earlier[0]
     elif to.isdigit():
-        back = run(_one(revisions, scope, int(to)))
+        back = _valid(lambda: revision_of(revisions, scope, int(to)))
     else:
         raise fail(f"{to!r} is neither a revision nor `{_FILE_POLICY}`", USAGE)
     if back.text and tenant is None:
@@ -216,7 +216,7 @@ def _read(file: Path) -> tuple[str, str]:
 def _valid(parse: Callable[[], _T]) -> _T:
     try:
         return parse()
-    except PolicyInvalid as error:
+    except (PolicyInvalid, NoSuchRevision) as error:
         raise fail(str(error)) from None
 
 
@@ -244,7 +244,7 @@ def _named(name: str, revisions: Revisions, tenant: str | None) -> Policy:
     if name == "now":
         published = revisions.newest(scope)
     elif name.isdigit():
-        published = run(_one(revisions, scope, int(name)))
+        published = _valid(lambda: revision_of(revisions, scope, int(name)))
     else:
         text, source = policy_text(Path(name))
         return parse_policy(text, source) if tenant is None else narrowed(policy, read_tenant_policy(text, source))[0]
@@ -254,10 +254,6 @@ def _named(name: str, revisions: Revisions, tenant: str | None) -> Policy:
     if tenant is None:
         return parse_policy(published.text, source)
     return narrowed(policy, read_tenant_policy(published.text, source))[0]
-
-
-async def _one(revisions: Revisions, scope: str, number: int) -> PolicyPublished:
-    return revision_of(revisions, scope, number)
 
 
 async def _revisions() -> Revisions:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from headrace_contracts.events import Routing
 from headrace_contracts.limits import LONGEST_NAME, NAME_PATTERN
-from headrace_contracts.narrowing import HIGHEST_PRICE_DOLLARS, HIGHEST_THROUGHPUT, MOST_NAMES, routing_of
+from headrace_contracts.narrowing import HIGHEST_PRICE_DOLLARS, HIGHEST_THROUGHPUT, MOST_NAMES, Strategy, routing_of
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 _Names = Annotated[
@@ -36,13 +36,7 @@ class ProviderChoice(BaseModel):
     only: _Names | None = None
     ignore: _Names | None = None
     sort: Literal["price", "latency", "throughput"] | None = None
-    strategy: (
-        Literal[
-            "listed", "local-first", "cheapest", "fastest", "lowest-latency", "highest-throughput", "balanced",
-            "quality", "throughput-at-least",
-        ]
-        | None
-    ) = None  # fmt: skip
+    strategy: Strategy | None = None
     max_price: HighestPrice | None = None
     min_throughput: Annotated[float, Field(gt=0, le=HIGHEST_THROUGHPUT)] | None = None
     allow_fallbacks: bool | None = None

@@ -32,7 +32,7 @@ from headrace_router.decide.ordering import (
     data_rules,
     in_order,
     left_out,
-    names_of,
+    left_out_by_name,
     parameters_of,
     strategy_of,
 )
@@ -253,13 +253,7 @@ def choose(
 
 def _first_allowed(known: Sequence[ModelRef], routing: Routing) -> ModelRef | None:
     """The one model that may run a task without fallbacks: the first that the task does not leave out itself."""
-    for ref in known:
-        names = names_of(ref)
-        if not any(name in routing.ignore for name in names) and (
-            not routing.only or any(name in routing.only for name in names)
-        ):
-            return ref
-    return None
+    return next((ref for ref in known if left_out_by_name(ref, routing) is None), None)
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:

@@ -7,11 +7,12 @@ from typing import Final
 
 from headrace_contracts.events import Place, Routing, TaskSubmitted
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
+from headrace_contracts.narrowing import Strategy
 from headrace_models.parameters import parameters_taken
 
 from headrace_router.decide.measures import Measures, Size, measures, price_of
 from headrace_router.decide.model import DecisionContext
-from headrace_router.decide.policy import DataRules, ModelRef, RolePolicy, Strategy
+from headrace_router.decide.policy import DataRules, ModelRef, RolePolicy
 from headrace_router.decide.strategies import ranked
 
 NOTHING_ASKED: Final = Routing()
@@ -70,15 +71,22 @@ def names_of(ref: ModelRef) -> tuple[str, str]:
     return ref.provider, f"{ref.provider}/{ref.model}"
 
 
-def left_out(
-    ref: ModelRef, routing: Routing, rules: DataRules, parameters: Collection[str], context: DecisionContext
-) -> tuple[str, str] | None:
-    """Why a candidate is none for a task, as a stable code and in words; None if it is one."""
+def left_out_by_name(ref: ModelRef, routing: Routing) -> tuple[str, str] | None:
+    """Why a task has named a candidate, or others, so that it is none; as `left_out`."""
     names = names_of(ref)
     if routing.only and not any(name in routing.only for name in names):
         return "not_in_only", "the task asks for others only"
     if any(name in routing.ignore for name in names):
         return "ignored", "the task asks not to use it"
+    return None
+
+
+def left_out(
+    ref: ModelRef, routing: Routing, rules: DataRules, parameters: Collection[str], context: DecisionContext
+) -> tuple[str, str] | None:
+    """Why a candidate is none for a task, as a stable code and in words; None if it is one."""
+    if (unwanted := left_out_by_name(ref, routing)) is not None:
+        return unwanted
     place = context.policy.place(ref.provider)
     if place is not Place.LOCAL and (broken := rules.broken_by(context.policy.handling(ref.provider))) is not None:
         return "data_rules", broken

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from headrace_contracts import model_settings
 from headrace_contracts.cargo import MOST_QUERIES
 from headrace_contracts.events import Lane, Mode, ModelSettings, Place, Privacy, PrivacyLevel
+from headrace_contracts.narrowing import Strategy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 UNKNOWN_QUALITY = 0.5
@@ -23,12 +24,6 @@ Capability = Literal[
     "tools", "vision", "audio", "files", "json_schema", "embeddings", "reasoning", "logprobs", "choices", "urls"
 ]
 """See `headrace_models.capabilities`."""
-
-Strategy = Literal[
-    "listed", "local-first", "cheapest", "fastest", "lowest-latency", "highest-throughput", "balanced", "quality",
-    "throughput-at-least",
-]  # fmt: skip
-"""How candidates are put in order; see `decide.strategies`."""
 
 
 class PerLane(_Part):

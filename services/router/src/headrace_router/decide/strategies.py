@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from headrace_contracts.narrowing import Strategy
+
 from headrace_router.decide.measures import Measures
-from headrace_router.decide.policy import Strategy
 
 _Key = Callable[[Measures, "_Scale"], tuple[float, ...]]
 

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from headrace_contracts.events import Lane, Mode, Privacy, PrivacyLevel
 from headrace_contracts.floors import PRIVACY_OF_LEVEL, is_below
+from headrace_contracts.narrowing import Strategy
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace_router.decide.policy import DataRules, Policy, Ref, RolePolicy, Strategy
+from headrace_router.decide.policy import DataRules, Policy, Ref, RolePolicy
 
 _T = TypeVar("_T")
 
