@@ -19,23 +19,22 @@ from headrace_models.call import Call, calling
 from headrace_models.conversation import AnswerSchema
 from headrace_models.embedding import makes_none
 from headrace_models.errors import RetrySameProvider, TryAnotherProvider
-from headrace_models.found_sources import findings, search_query
+from headrace_models.found_sources import findings
 from headrace_models.local_servers import INSIDE, SEARXNG, WEB
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
     EmbedRequest,
     EmbedResult,
-    ModelInfo,
     OnPiece,
     OnText,
     ProviderStatus,
     no_pieces,
 )
-from headrace_models.upstream.http import UpstreamResponse, expect_ok, open_client, read_body
-from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
-from headrace_models.upstream.values import Unreadable, document, items, mapping
-from headrace_models.wire import SIMULATED_HEADER
+from headrace_models.search_calls import look, query_of, search
+from headrace_models.upstream.http import UpstreamResponse, open_client
+from headrace_models.upstream.probing import Seen, probe
+from headrace_models.upstream.values import items
 
 _NO_JSON: Final = 403
 """What SearXNG answers where its settings list no `json` among `search.formats`."""
@@ -67,23 +66,12 @@ class SearXNG:
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         call = Call(self.provider, request, on_text, on_piece)
         call.usage.billed_by_tokens = False
-        query = search_query(message.text for message in reversed(request.messages) if message.role == "user")
-        if not query:
-            message = "a search needs a user message as its query"
-            raise TryAnotherProvider("request_rejected", message, provider=self.provider)
+        query = query_of(request, self.provider)
         simulated = False
         async with calling(call):
             capabilities.expect(request, frozenset(), self.provider)
             path = "search?" + urlencode({"q": query, "format": "json"})
-            async with self._client.stream("GET", path) as response:
-                self._expect_json(response)
-                await expect_ok(response)
-                call.accepted = True
-                call.usage.searches = 1
-                simulated = SIMULATED_HEADER in response.headers
-                found = mapping(document(await read_body(response)))
-            if not isinstance(found.get("results"), list):
-                raise Unreadable("there are no results in it")
+            found, simulated = await search(self._client, call, "GET", path, expect=self._expect_json)
             if not found["results"] and (silent := items(found.get("unresponsive_engines"))):
                 message = f"none of the {len(silent)} search engines that {self.provider} asked has answered it"
                 raise RetrySameProvider("overloaded", message, provider=self.provider, usage=call.spent())
@@ -102,12 +90,7 @@ class SearXNG:
 
     async def _look(self) -> Seen:
         # Asks no search engine.
-        async with self._client.stream("GET", "healthz", timeout=STATUS_TIMEOUT_SECONDS) as response:
-            await expect_ok(response)
-            await read_body(response)
-            return Seen(
-                (ModelInfo(self._model, loaded=True, capabilities=frozenset()),), SIMULATED_HEADER in response.headers
-            )
+        return await look(self._client, "healthz", self._model)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -10,23 +10,21 @@ from headrace_models import capabilities
 from headrace_models.call import Call, calling
 from headrace_models.conversation import AnswerSchema
 from headrace_models.embedding import makes_none
-from headrace_models.errors import TryAnotherProvider
-from headrace_models.found_sources import findings, search_query
+from headrace_models.found_sources import findings
 from headrace_models.ports import (
     ChatRequest,
     ChatResult,
     EmbedRequest,
     EmbedResult,
-    ModelInfo,
     OnPiece,
     OnText,
     ProviderStatus,
     no_pieces,
 )
-from headrace_models.upstream.http import expect_ok, open_client, read_body
-from headrace_models.upstream.probing import STATUS_TIMEOUT_SECONDS, Seen, probe
-from headrace_models.upstream.values import Unreadable, document, mapping, name, text
-from headrace_models.wire import SIMULATED_HEADER
+from headrace_models.search_calls import look, query_of, search
+from headrace_models.upstream.http import open_client
+from headrace_models.upstream.probing import Seen, probe
+from headrace_models.upstream.values import name, text
 
 MODEL: Final = "tavily-search"
 """The one model it offers, so that routing needs no special case."""
@@ -51,10 +49,7 @@ class Tavily:
     async def chat(self, request: ChatRequest, on_text: OnText, on_piece: OnPiece = no_pieces) -> ChatResult:
         call = Call(self.provider, request, on_text, on_piece)
         call.usage.billed_by_tokens = False
-        query = search_query(message.text for message in reversed(request.messages) if message.role == "user")
-        if not query:
-            message = "a search needs a user message as its query"
-            raise TryAnotherProvider("request_rejected", message, provider=self.provider)
+        query = query_of(request, self.provider)
         simulated, request_id = False, ""
         async with calling(call):
             capabilities.expect(request, frozenset(), self.provider)
@@ -64,14 +59,7 @@ class Tavily:
                 "max_results": _MOST_RESULTS,
                 "include_answer": True,
             }
-            async with self._client.stream("POST", "search", json=body) as response:
-                await expect_ok(response)
-                call.accepted = True
-                call.usage.searches = 1
-                simulated = SIMULATED_HEADER in response.headers
-                found = mapping(document(await read_body(response)))
-            if not isinstance(found.get("results"), list):
-                raise Unreadable("there are no results in it")
+            found, simulated = await search(self._client, call, "POST", "search", json=body)
             request_id = name(found.get("request_id"))
             await call.hear(findings(found["results"], excerpt="content", answer=text(found.get("answer"))))
             await call.finish("stop")
@@ -88,12 +76,7 @@ class Tavily:
 
     async def _look(self) -> Seen:
         # Returns the plan's usage; costs no search.
-        async with self._client.stream("GET", "usage", timeout=STATUS_TIMEOUT_SECONDS) as response:
-            await expect_ok(response)
-            await read_body(response)
-            return Seen(
-                (ModelInfo(MODEL, loaded=True, capabilities=frozenset()),), SIMULATED_HEADER in response.headers
-            )
+        return await look(self._client, "usage", MODEL)
 
     async def close(self) -> None:
         await self._client.aclose()
