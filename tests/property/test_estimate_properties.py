@@ -15,7 +15,7 @@ from headrace_models.worker.parallel_limit import UNLIMITED, after_answer, after
 from headrace_models.worker.pool import Pool
 from headrace_testing.simulation.loop import VirtualLoop
 from headrace_testing.workers import ScriptedProvider, healthy
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 figures = st.one_of(
@@ -35,6 +35,7 @@ def is_sound(*values: float) -> bool:
     sizes,
     st.floats(0.0, 1e6),
 )
+@example([(0.0, CallSize(), 3.0, 0.0, 1e-300, False, False)], CallSize(), 21.0)
 def test_estimates_are_finite_whatever_is_observed(calls: list[Any], asked: CallSize, since: float) -> None:
     speed, lengths = ModelSpeed(), OutputLengths()
     for now, size, output, first, total, cold, queued in calls:

@@ -205,9 +205,10 @@ def seconds_left(speed: ModelSpeed, lengths: OutputLengths, size: CallSize, load
     per_token = speed.seconds_per_token
     if since < first:
         return first - since + lengths.usual(size.max_output_tokens) * per_token
-    if per_token <= 0.0:
+    # Compared as a product: a quotient by next to nothing would be infinite.
+    if since - first > per_token * _MOST_TOKENS:
         return since * _OVERDUE
-    left = lengths.left((since - first) / per_token, size.max_output_tokens) * per_token
+    left = lengths.left((since - first) / per_token if since > first else 0.0, size.max_output_tokens) * per_token
     # It should have ended: the speed is not what it was, or the call is stuck.
     return left if left > 0.0 else since * _OVERDUE
 
