@@ -168,6 +168,7 @@ ENDPOINTS: Final = (
     "day,model"),
              ("tenant", "mutant"))),
     Endpoint("costs", "GET", "/v1/costs/live", query=(("tenant", "mutant"),)),
+    Endpoint("costs", "GET", "/v1/costs/forecast", query=(("by", "model"), ("hours", "24")), admin=True),
 )  # fmt: skip
 
 _ODD_TEXTS: Final = (
