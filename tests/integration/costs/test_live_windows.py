@@ -26,10 +26,10 @@ from headrace_runtime.metrics import Metrics
 from headrace_streams.errors import Overloaded
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Producer
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import ProducerRecord, Record, RecordMetadata
 from headrace_streams.tables import Table
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.raw_headers import NOT_UTF8, append_raw
 from headrace_testing.unruly_registry import UnrulyRegistry
 
@@ -164,7 +164,7 @@ class Bench:
 async def bench(kafka: str, topic_prefix: str) -> AsyncIterator[Bench]:
     log = KafkaLog({"bootstrap.servers": kafka})
     codec = Codec(MemoryRegistry(), topic_prefix)
-    await provision(log.admin(), codec, [USAGE_RECORDED, SPEND_WINDOWS], replication=1)
+    await provision_patiently(log.admin(), codec, [USAGE_RECORDED, SPEND_WINDOWS])
     producer = log.producer()
     live: Table[SpendWindows] = Table(log, codec, SPEND_WINDOWS)
     await live.start()

@@ -18,8 +18,8 @@ from headrace_intake.settings import IntakeSettings
 from headrace_intake.wiring import build
 from headrace_runtime.lifecycle import run as live
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import provision
 from headrace_testing.intake_bed import BOOTSTRAP_KEY, PEPPER, StandIn
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.waiting import eventually
 from pydantic import SecretStr
 
@@ -60,7 +60,7 @@ async def on_kafka(
     )
     async with SchemaRegistry(registry_url) as registry, aiohttp.ClientSession() as http:
         codec = Codec(registry, prefix)
-        await provision(log.admin(), codec, list(TOPICS.values()), replication=1)
+        await provision_patiently(log.admin(), codec, list(TOPICS.values()))
         router = StandIn(log, codec)
         routing = asyncio.create_task(router.run())
         stop = asyncio.Event()

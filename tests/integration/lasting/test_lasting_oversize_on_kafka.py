@@ -30,10 +30,10 @@ from headrace_skill_broadcaster.service import SubmissionService
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.parallel import EngineOptions, ParallelConsumer, TopicLane
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import Headers, ProducerRecord, Record
 from headrace_streams.typed import decode
+from headrace_testing.provisioned import provision_patiently
 
 pytestmark = pytest.mark.stack
 
@@ -100,7 +100,7 @@ class Bench:
 async def bench(kafka: str, topic_prefix: str) -> AsyncIterator[Bench]:
     made = Bench(kafka, topic_prefix)
     specs = [SKILLS_SUBMITTED, LETTERS, SKILLS_CATALOG, SKILLS_FEED, DEAD_LETTERS_HANDLED]
-    await provision(made.log.admin(), made.codec, specs, replication=1)
+    await provision_patiently(made.log.admin(), made.codec, specs)
     await made.fill()
     yield made
     await made.producer.close()

@@ -40,10 +40,10 @@ from headrace_streams.errors import Fenced
 from headrace_streams.journal import Journal, Recovered
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.ports import Log, Producer
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.records import TopicPartition
 from headrace_streams.topic_limits import TopicLimits
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.router_twin import end_of, key_of, now_ms, quick_policy
 from headrace_testing.routing import LOCAL, task
 from prometheus_client import CollectorRegistry
@@ -70,7 +70,7 @@ class Bed:
         self._services: list[tuple[RouterService, Producer, asyncio.Task[None]]] = []
 
     async def start(self) -> None:
-        await provision(self.log.admin(), self.codec, list(TOPICS.values()), replication=1)
+        await provision_patiently(self.log.admin(), self.codec, list(TOPICS.values()))
         for name, handle in ((WORK_LOCAL_BATCH.name, self._work), (TASKS_COMPLETED.name, self._count)):
             self._running.append(asyncio.create_task(self._follow(self.prefix + name, handle)))
 

@@ -34,10 +34,10 @@ from headrace_contracts.topics import AUDIT_RECORDED, TOPICS, TopicSpec
 from headrace_streams.dead_letters import DeadLetters
 from headrace_streams.kafka import KafkaLog
 from headrace_streams.log_identity import fingerprint
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publisher
 from headrace_streams.records import ProducerRecord, Record
 from headrace_testing.logs import PATIENCE, Listener, until
+from headrace_testing.provisioned import provision_patiently
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -55,7 +55,7 @@ def addresses(kafka: str, registry_url: str) -> Addresses:
     async def make() -> None:
         async with SchemaRegistry(registry_url) as registry:
             log = KafkaLog({"bootstrap.servers": kafka})
-            await provision(log.admin(), Codec(registry, prefix), TOPICS.values(), replication=1)
+            await provision_patiently(log.admin(), Codec(registry, prefix), TOPICS.values())
 
     asyncio.run(make())
     return Addresses(bootstrap_servers=kafka, registry_url=registry_url, topic_prefix=prefix)
@@ -249,7 +249,7 @@ async def test_a_topic_that_is_deleted_is_missing_until_it_is_provisioned(
     assert f"1 of {len(TOPICS)} topics are missing: {topic}" in found["topics"].detail
     assert "python -m headrace_runtime.provision" in found["topics"].remedy
     async with SchemaRegistry(addresses.registry_url or "") as registry:
-        await provision(log.admin(), Codec(registry, addresses.topic_prefix), TOPICS.values(), replication=1)
+        await provision_patiently(log.admin(), Codec(registry, addresses.topic_prefix), TOPICS.values())
     await well_again(log, addresses)
 
 

@@ -25,8 +25,8 @@ from headrace_models.simulator.batch_jobs import BatchFault
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.services_on_kafka import living
 from headrace_testing.workers import attempt, now_ms
 from pydantic import SecretStr
@@ -101,7 +101,7 @@ async def bed(kafka: str, registry_url: str, topic_prefix: str) -> AsyncIterator
     async with SchemaRegistry(registry_url) as registry, Simulator(SimulatorConfig(speed=Speed(None))) as simulator:
         codec = Codec(registry, topic_prefix)
         made = Bed(kafka, registry_url, topic_prefix, simulator, codec)
-        await provision(made.log.admin(), codec, tuple(topics.TOPICS.values()), replication=1)
+        await provision_patiently(made.log.admin(), codec, tuple(topics.TOPICS.values()))
         yield made
         await made.close()
 

@@ -18,9 +18,9 @@ from headrace_contracts.registry import SchemaRegistry
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 from headrace_testing.engine import eventually
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.workers import attempt
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
@@ -62,7 +62,7 @@ async def test_every_call_of_a_killed_worker_is_marked(
         Simulator(SimulatorConfig(speed=Speed(0.2))) as simulator,
     ):
         codec = Codec(registry, topic_prefix)
-        await provision(log.admin(), codec, tuple(topics.TOPICS.values()), replication=1)
+        await provision_patiently(log.admin(), codec, tuple(topics.TOPICS.values()))
         environment = os.environ | {
             "HEADRACE_BOOTSTRAP_SERVERS": kafka, "HEADRACE_REGISTRY_URL": registry_url,
             "HEADRACE_TOPIC_PREFIX": topic_prefix, "HEADRACE_OPS_HOST": "127.0.0.1", "HEADRACE_OPS_PORT": "0",

@@ -18,8 +18,8 @@ from headrace_local_worker.wiring import build as build_local
 from headrace_models.simulator.pace import Speed
 from headrace_models.simulator.server import Simulator, SimulatorConfig
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.services_on_kafka import living
 from headrace_testing.workers import attempt
 from pydantic import SecretStr
@@ -35,7 +35,7 @@ async def test_an_attempt_of_each_place_is_answered(kafka: str, registry_url: st
     common: dict[str, Any] = {"bootstrap_servers": kafka, "registry_url": registry_url, "topic_prefix": topic_prefix}
     async with SchemaRegistry(registry_url) as registry, Simulator(SimulatorConfig(speed=Speed(None))) as simulator:
         codec = Codec(registry, topic_prefix)
-        await provision(log.admin(), codec, SPECS, replication=1)
+        await provision_patiently(log.admin(), codec, SPECS)
         local = LocalWorkerSettings(**common, ollama_nodes=(simulator.ollama_url("workstation"),), instance_id="l-1")
         cloud = CloudWorkerSettings(
             **common, groq_api_key=SecretStr("simulated"), groq_url=simulator.groq_url, instance_id="c-1"

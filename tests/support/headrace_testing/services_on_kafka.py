@@ -19,9 +19,9 @@ from headrace_runtime.access import ApiKey, hash_secret, make_key
 from headrace_runtime.lifecycle import EXIT_CLEAN, Service
 from headrace_runtime.lifecycle import run as live
 from headrace_streams.kafka import KafkaLog
-from headrace_streams.provisioning import provision
 from headrace_streams.publishing import Publication, Publisher
 
+from headrace_testing.provisioned import provision_patiently
 from headrace_testing.waiting import eventually
 
 PEPPER = "pepper-of-the-tests"
@@ -77,7 +77,7 @@ async def topics_on_kafka(kafka: str, registry_url: str, prefix: str) -> AsyncIt
     """Topics and schemas, provisioned."""
     async with SchemaRegistry(registry_url) as registry:
         topics = Topics(kafka, registry, prefix)
-        await provision(topics.log.admin(), topics.codec, list(TOPICS.values()), replication=1)
+        await provision_patiently(topics.log.admin(), topics.codec, list(TOPICS.values()))
         try:
             yield topics
         finally:
