@@ -191,15 +191,16 @@ class BatchWorld:
 
     def _start(self, name: str) -> None:
         log = MemoryLog(self.cluster, self.now_ms, client=name, network=self)
-        worker = self.worker(name, log)
-        assert worker.batches is not None
 
         async def live() -> None:
+            worker = self.worker(name, log)
+            assert worker.batches is not None
+            await worker.switches.table.start()
             await worker.cancellations.start()
             await asyncio.gather(
                 worker.cancellations.run(),
                 worker.consumer.run(),
-                worker.batches.consumer.run(),  # type: ignore[union-attr]
+                worker.batches.consumer.run(),
             )
 
         self.loop.create_task(live())

@@ -23,6 +23,7 @@ from headrace_contracts.events import (
     Usage,
 )
 from headrace_contracts.ids import attempt_id
+from headrace_contracts.switches import ALL_ON, Switches
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, NOTHING_OUT, AttemptWindow, OutNow
@@ -42,7 +43,6 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.policy import Policy
-from headrace_router.decide.switches import ALL_ON, Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, NO_LOAD, LiveLoad, TenantQuota
 
 NOW = 1_760_000_000_000

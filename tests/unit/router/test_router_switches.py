@@ -14,12 +14,11 @@ from headrace_contracts.events import (
     TaskPhase,
     TaskStatus,
 )
-from headrace_contracts.switches import SwitchInvalid, switch_key, switch_of
+from headrace_contracts.switches import Switches, SwitchInvalid, switch_key, switch_of
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
 from headrace_router.decide.model import Equal
-from headrace_router.decide.switches import Switches
 from headrace_testing.routing import GROQ, NOW, Desk, NoPeers, task
 
 HOUR = 3_600_000

@@ -48,7 +48,7 @@ def fleet_table(
     return table
 
 
-def tables_part(tables: Mapping[str, Table[Any]]) -> Part:
+def tables_part(tables: Mapping[str, Table[Any]], part: str = "tables") -> Part:
     """Reads all tables at the same time, before later parts start, and stops the service if one can no longer follow.
 
     Which of them are not there yet, and why, is what the part waits for.
@@ -82,4 +82,4 @@ def tables_part(tables: Mapping[str, Table[Any]]) -> Part:
     def waits() -> str | None:
         return ", ".join(f"{name} ({why})" if (why := tables[name].waiting) else name for name in missing) or None
 
-    return Part("tables", start=start, run=watch, stop=stop, waits=waits)
+    return Part(part, start=start, run=watch, stop=stop, waits=waits)

@@ -12,6 +12,7 @@ from headrace_contracts.topics import (
     ATTEMPTS_STARTED,
     FLEET_STATUS,
     PROVIDER_BATCHES,
+    SWITCHES,
     TASKS_REPLIES,
     USAGE_RECORDED,
     WORK_CLOUD_BATCH,
@@ -27,6 +28,7 @@ from headrace_runtime.handling import current_traceparent, in_its_trace
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
 from headrace_runtime.metrics import Metrics, discontinuities, suspensions
+from headrace_runtime.tables import tables_part
 from headrace_streams.dead_letters import DeadLetterSink
 from headrace_streams.ports import Log
 from headrace_streams.publishing import Publisher
@@ -40,7 +42,7 @@ from headrace_cloud_worker.settings import CloudWorkerSettings
 WRITES = (ATTEMPTS_STARTED, ATTEMPTS_FINISHED_CLOUD, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS, PROVIDER_BATCHES)
 READS = (
     WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_STARTED, ATTEMPTS_FINISHED_CLOUD,
-    USAGE_RECORDED, PROVIDER_BATCHES,
+    USAGE_RECORDED, PROVIDER_BATCHES, SWITCHES,
 )  # fmt: skip
 
 
@@ -109,6 +111,7 @@ def worker_parts(
 
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
+        tables_part({"switches": worker.switches.table}, "switches"),
         Part("providers", start=fleet.start, run=fleet.run, stop=close_providers),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("batches", run=batches.consumer.run, drain=batches.consumer.stop, stop=close_batches),

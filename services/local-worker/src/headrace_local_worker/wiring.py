@@ -19,6 +19,7 @@ from headrace_contracts.topics import (
     NODES_ANNOUNCED,
     NODES_DRAINED,
     PLACEMENTS_REQUESTED,
+    SWITCHES,
     TASKS_REPLIES,
     USAGE_RECORDED,
 )
@@ -60,7 +61,8 @@ from headrace_local_worker.settings import LocalWorkerSettings, TokenMissing
 
 WRITES = (ATTEMPTS_FINISHED, USAGE_RECORDED, TASKS_REPLIES, FLEET_STATUS)
 _READS_OF_ALL_SITES = (
-    ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED
+    ATTEMPTS_CANCELLED_LOCAL, USAGE_RECORDED, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED,
+    SWITCHES,
 )  # fmt: skip
 READS = (*LOCAL_WORKER.topics, *_READS_OF_ALL_SITES)
 
@@ -130,6 +132,7 @@ def worker_parts(
     fleet, cancellations, consumer = worker.fleet, worker.cancellations, worker.consumer
     return [
         *membership,
+        tables_part({"switches": worker.switches.table}, "switches"),
         Part("fleet", start=fleet.start, run=fleet.run),
         Part("cancellations", start=cancellations.start, run=cancellations.run, stop=cancellations.close),
         Part("attempts", run=consumer.run, drain=consumer.stop),
@@ -161,7 +164,7 @@ def _pool_of_nodes(
     sources = _sources(settings, metrics, health, log, codec)
     discovery = Discovery(sources, pool, settings.instance_id, endpoint)
     parts = [
-        tables_part({"nodes.drained": drained.table}),
+        tables_part({"nodes.drained": drained.table}, "drained nodes"),
         Part("nodes", start=discovery.start, run=discovery.run, stop=discovery.stop, waits=discovery.waits),
     ]
     if certificates is not None:

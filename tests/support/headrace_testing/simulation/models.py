@@ -93,6 +93,7 @@ class Call:
         answered: Seconds that its answer took; None without one.
         unaware: Whether its process may already have lost its partitions without knowing it.
         life_began: When its process started, in seconds since the start.
+        off: Whether its process had read that its model is switched off.
     """
 
     at: float
@@ -110,6 +111,7 @@ class Call:
     answered: float | None = None
     unaware: bool = False
     life_began: float = 0.0
+    off: bool = False
 
 
 ASKED: contextvars.ContextVar[list[Call]] = contextvars.ContextVar("asked")
@@ -150,6 +152,7 @@ class SimulatedProvider:
         run: The process, and which of its lives.
         is_unaware: As in `Call`, at the moment.
         life_began: As in `Call`.
+        is_off: As in `Call`, of a provider's model at the moment.
     """
 
     def __init__(
@@ -161,8 +164,10 @@ class SimulatedProvider:
         listing: Listing,
         is_unaware: Callable[[], bool] = lambda: False,
         life_began: float = 0.0,
+        is_off: Callable[[str, str], bool] = lambda _provider, _model: False,
     ) -> None:
         self._models = models
+        self._is_off = is_off
         self._is_unaware = is_unaware
         self._life_began = life_began
         self._run = run
@@ -185,7 +190,7 @@ class SimulatedProvider:
             at=models.clock(), run=self._run, provider=self._provider, node=self._node, model=request.model,
             text="\n".join(message.text for message in request.messages), execution=EXECUTION.get(""),
             listed_elsewhere=request.model in (REMOTE_BY_NAME, REMOTE_BY_HOST), left=request.timeout_seconds,
-            unaware=self._is_unaware(), life_began=self._life_began,
+            unaware=self._is_unaware(), life_began=self._life_began, off=self._is_off(self._provider, request.model),
         )  # fmt: skip
         models.calls.append(call)
         models.trace.note(f"asks {about}")

@@ -1,14 +1,14 @@
-"""Promises to operators: what a router has read as switched off it does not use, and the journal names the policy of
-each decision before it."""
+"""Promises to operators: what a router or a worker has read as switched off it does not use, and the journal names the
+policy of each decision before it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from headrace_contracts.events import EntryKind, Place, SwitchedOff, SwitchKind, TaskPhase, TaskState
+from headrace_contracts.events import EntryKind, TaskPhase, TaskState
 
-from headrace_testing.simulation.processes import RouterBody
+from headrace_testing.simulation.processes import RouterBody, names
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -25,25 +25,22 @@ def check_sent(judge: Judge, process: SimulatedProcess, state: TaskState) -> Non
     if sent.dispatched_at != now:
         return
     for off in body.off(now):
-        if _names(off, sent.provider, sent.model, sent.place):
+        if names(off, sent.provider, sent.model, sent.place):
             judge.violated(f"{process.name} sends to {sent.provider}/{sent.model} while {off.kind}/{off.name} is off")
-
-
-def _names(off: SwitchedOff, provider: str, model: str, place: Place) -> bool:
-    match off.kind:
-        case SwitchKind.PROVIDER:
-            return off.name == provider
-        case SwitchKind.MODEL:
-            return off.name in (model, f"{provider}/{model}")
-        case SwitchKind.FEATURE:
-            return off.name == "cloud" and place is Place.CLOUD
-        case _:
-            return False
 
 
 def verdict(judge: Judge) -> Sequence[str]:
     """All violations that the journals show."""
-    return list(_by_another_policy(judge))
+    return [*_called_while_off(judge), *_by_another_policy(judge)]
+
+
+def _called_while_off(judge: Judge) -> Iterator[str]:
+    begun: set[str] = set()
+    for call in judge.world.models.calls:
+        # An execution that has begun is finished, by as many calls as it takes.
+        if call.off and call.execution not in begun:
+            yield f"{call.run} begins a call of {call.provider}/{call.model} at {call.at:.3f} s while it is off"
+        begun.add(call.execution)
 
 
 def _by_another_policy(judge: Judge) -> Iterator[str]:

@@ -11,7 +11,7 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import Lane, NodeStatus, Place, PolicyPublished, Preferences, SwitchedOff
+from headrace_contracts.events import Lane, NodeStatus, Place, PolicyPublished, Preferences, SwitchedOff, SwitchKind
 from headrace_contracts.groups import CLOUD_WORKER, local_worker_of
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.privacy import forbid as forbid_at_nodes
@@ -19,6 +19,7 @@ from headrace_models.worker.assembly import sharing_of
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.fleet import FleetOptions, FleetReporter
+from headrace_models.worker.kill_switches import KillSwitches
 from headrace_models.worker.paid_calls import PaidCalls
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions
@@ -241,6 +242,23 @@ def site_of(world: SimulatedWorld, process: SimulatedProcess) -> str:
     return world.plan.sites[int(number) - 1] if kind == "local" and world.plan.sites else ""
 
 
+def _off(switches: Table[SwitchedOff], now_ms: int) -> Collection[SwitchedOff]:
+    return [each for each in switches.items().values() if each.until is None or now_ms < each.until]
+
+
+def names(off: SwitchedOff, provider: str, model: str, place: Place) -> bool:
+    """Whether a switch rules a model of a provider out; told without the code under test."""
+    match off.kind:
+        case SwitchKind.PROVIDER:
+            return off.name == provider
+        case SwitchKind.MODEL:
+            return off.name in (model, f"{provider}/{model}")
+        case SwitchKind.FEATURE:
+            return off.name == "cloud" and place is Place.CLOUD
+        case _:
+            return False
+
+
 class RouterBody:
     """A router with its tables."""
 
@@ -285,7 +303,7 @@ class RouterBody:
 
     def off(self, now_ms: int) -> Collection[SwitchedOff]:
         """What is switched off, as far as it has read."""
-        return [each for each in self._switches.items().values() if each.until is None or now_ms < each.until]
+        return _off(self._switches, now_ms)
 
     async def run(self) -> None:
         for table in self._tables:
@@ -321,7 +339,14 @@ class WorkerBody:
         places = [
             Endpoint(
                 SimulatedProvider(
-                    world.models, run, provider, node, listing, self._is_unaware, life_began=process.started_at
+                    world.models,
+                    run,
+                    provider,
+                    node,
+                    listing,
+                    self._is_unaware,
+                    life_began=process.started_at,
+                    is_off=self._is_off,
                 ),
                 2,
                 adapts=not cloud,
@@ -338,6 +363,8 @@ class WorkerBody:
             on_cancelled=self._stop_tasks,
         )
         paid = PaidCalls(log, codec, publisher, worker=process.name, clock_ms=process.clock) if cloud else None
+        self._place = Place.CLOUD if cloud else Place.LOCAL
+        self._switches = KillSwitches(log, codec, self._place, process.clock, lambda: self._runner.look_at_switches())
         self._runner = AttemptRunner(
             codec=codec,
             publisher=publisher,
@@ -347,11 +374,11 @@ class WorkerBody:
             clock_ms=process.clock,
             new_id=self._new_execution,
             forbid=forbid if cloud else forbid_at_nodes,
+            switched_off=self._switches.against,
             is_cancelled=self._cancellations.has,
             paid=paid,
         )
-        place = Place.CLOUD if cloud else Place.LOCAL
-        work = [topics.work_topic(place, lane, site) for lane in (Lane.INTERACTIVE, Lane.BATCH)]
+        work = [topics.work_topic(self._place, lane, site) for lane in (Lane.INTERACTIVE, Lane.BATCH)]
         self._engine = ParallelConsumer(
             log,
             self._group,
@@ -393,6 +420,10 @@ class WorkerBody:
     def _is_unaware(self) -> bool:
         return self._process.suspect or self._process.name in self._world.cluster.expelled_from(self._group)
 
+    def _is_off(self, provider: str, model: str) -> bool:
+        now = self._process.clock()
+        return any(names(off, provider, model, self._place) for off in _off(self._switches.table, now))
+
     def _new_execution(self) -> str:
         execution = self._process.new_id()
         EXECUTION.set(execution)
@@ -420,6 +451,7 @@ class WorkerBody:
         world.judge.ends(process, record, asked)
 
     async def run(self) -> None:
+        await self._switches.table.start()
         await self._reporter.start()
         await self._cancellations.start()
         beside = [asyncio.create_task(self._reporter.run()), asyncio.create_task(self._cancellations.run())]

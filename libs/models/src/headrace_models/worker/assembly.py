@@ -23,6 +23,7 @@ from headrace_models.worker.batches.assembling import BatchSetup, BatchWork, ass
 from headrace_models.worker.cancellations import Cancellations, CancelledTasks, is_cancelled
 from headrace_models.worker.ended_attempts import EndedAttempts
 from headrace_models.worker.fleet import FleetOptions, FleetReporter, ModelsOf, all_models
+from headrace_models.worker.kill_switches import KillSwitches
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.outcomes import call_of
 from headrace_models.worker.paid_calls import PaidCalls
@@ -77,6 +78,7 @@ class Worker:
 
     fleet: FleetReporter
     cancellations: Cancellations
+    switches: KillSwitches
     consumer: ParallelConsumer
     workload: WorkloadReader
     batches: BatchWork | None = None
@@ -137,6 +139,9 @@ def assemble_worker(
     async def hand_over(record: Record, request: AttemptRequested) -> bool:
         return batch_work is not None and await batch_work.taker.take(record, request)
 
+    def may_leave(request: AttemptRequested) -> bool:
+        return forbid(request) is None and switches.against(request) is None
+
     cancellations = Cancellations(
         log,
         codec,
@@ -151,6 +156,8 @@ def assemble_worker(
         paid = PaidCalls(
             log, codec, publisher, worker=settings.instance_id, clock_ms=clock_ms, observer=metrics.paid_calls()
         )
+    # As `stop_tasks`: the runner is there when the first record comes.
+    switches = KillSwitches(log, codec, place, clock_ms, lambda: runner.look_at_switches())
     runner = AttemptRunner(
         codec=codec,
         publisher=publisher,
@@ -167,6 +174,7 @@ def assemble_worker(
         clock_ms=clock_ms,
         new_id=new_id,
         forbid=forbid,
+        switched_off=switches.against,
         is_cancelled=cancellations.has,
         has_ended=ended.has,
         hand_over=hand_over,
@@ -178,7 +186,7 @@ def assemble_worker(
     batch = settings.topic_prefix + work_topic(place, Lane.BATCH, site).name
     batch_work = None if batches is None else assemble_batches(
         batches, runner, log=log, codec=codec, publisher=publisher, dead_letters=dead_letters, clock_ms=clock_ms,
-        new_id=new_id, forbid=forbid, is_cancelled=cancellations.has,
+        new_id=new_id, may_leave=may_leave, is_cancelled=cancellations.has,
         call_of=partial(
             call_of,
             timeout_seconds=settings.call_seconds,
@@ -225,4 +233,4 @@ def assemble_worker(
         ),
         clock_ms,
     )
-    return Worker(fleet, cancellations, consumer, workload, batch_work)
+    return Worker(fleet, cancellations, switches, consumer, workload, batch_work)

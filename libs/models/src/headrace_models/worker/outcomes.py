@@ -183,6 +183,11 @@ def not_asked(code: str, message: str, *, lasting: bool, retry_after_ms: int | N
     return ExecutionOutcome(outcome=outcome, asked=False, failure=failure)
 
 
+def switched_off(why: events.Failure) -> ExecutionOutcome:
+    """An operator's decision: the router sends the task elsewhere, or lets it wait."""
+    return not_asked(why.code, why.message, lasting=False)
+
+
 def stopped(*, usage: CallUsage | None, model_ms: float) -> ExecutionOutcome:
     """Its worker gives it up, for another one to run the attempt again. Without `usage`, no model was called."""
     return replace(cancelled(usage=usage, model_ms=model_ms), failure=None)

@@ -2,9 +2,9 @@
 
 1. The attempt is decoded. If it cannot be, it is reported as failed by what the record's headers say, and the engine
    writes the record to the dead-letter topic.
-2. It ends at once if it must not run here, its task was cancelled, or its deadline has passed. If it is read again and
-   has ended before, nothing more is written. Where calls cost money, earlier executions are settled first
-   (`paid_calls`), and if one of them was lost, it runs again only within its task's budget.
+2. It ends at once if it must not run here, its task was cancelled, its model is switched off, or its deadline has
+   passed. If it is read again and has ended before, nothing more is written. Where calls cost money, earlier executions
+   are settled first (`paid_calls`), and if one of them was lost, it runs again only within its task's budget.
 3. It waits for a slot of an endpoint that offers its model. It ends as soon as less time is left before its deadline
    than a call of this model takes at least: it would be cut off, and the slot is worth more to another.
 4. Where it costs money, the start is announced and acknowledged: without a slot if that takes long. Then the model is
@@ -15,7 +15,8 @@
    A worker that dies before that leaves the attempt to another: it may run twice, and is then billed twice. One that
    has to stop it records what it has consumed, where that costs money.
 
-A cancellation also ends an attempt in steps 3 and 4; what was consumed until then is recorded.
+A cancellation also ends an attempt in steps 3 and 4; what was consumed until then is recorded. A kill switch ends those
+that wait for their first call; calls that run are finished.
 The worker never retries a model call: the router decides about retries.
 """
 
@@ -134,6 +135,15 @@ def nothing_forbidden(_request: AttemptRequested) -> Failure | None:
     return None
 
 
+SwitchedOffNow = Callable[[AttemptRequested], Failure | None]
+"""Why no call is to be made for an attempt just now, by an operator's decision; None if it may be."""
+
+
+def nothing_switched_off(_request: AttemptRequested) -> Failure | None:
+    """Any call may be made."""
+    return None
+
+
 IsCancelled = Callable[[str, str], bool]
 """Whether the task or the attempt with an id (the first argument) of a tenant (the second) was cancelled."""
 
@@ -163,6 +173,7 @@ class AttemptRunner:
         clock_ms: Milliseconds since the epoch.
         new_id: Makes the id of an execution.
         forbid: Attempts that it rejects are reported as failed permanently, and written to the dead-letter topic.
+        switched_off: Attempts that it rejects are reported as failed without a call, for the router to send elsewhere.
         is_cancelled: These attempts, and those of these tasks, are not started.
         has_ended: These attempts are done; see `ended_attempts`. Not asked where calls cost money.
         hand_over: These attempts are another's work from then on.
@@ -181,6 +192,7 @@ class AttemptRunner:
         clock_ms: Callable[[], int],
         new_id: Callable[[], str],
         forbid: Forbid = nothing_forbidden,
+        switched_off: SwitchedOffNow = nothing_switched_off,
         is_cancelled: IsCancelled = lambda _name, _tenant: False,
         has_ended: HasEnded = _never,
         hand_over: HandOver = _never,
@@ -196,6 +208,7 @@ class AttemptRunner:
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._forbid = forbid
+        self._switched_off = switched_off
         self._is_cancelled = is_cancelled
         self._has_ended = has_ended
         self._hand_over = hand_over
@@ -259,7 +272,7 @@ class AttemptRunner:
         if earlier.ended:
             _log.info("attempt %s has ended before, and is not run again", request.attempt_id)
             return
-        if not earlier.lost and await hand_over(record, request):
+        if not earlier.lost and self._switched_off(request) is None and await hand_over(record, request):
             return
         run = RunningAttempt(request, execution_id, traceparent, weight_of(record.headers), earlier.lost)
         if affordable(request, earlier.lost):
@@ -296,6 +309,13 @@ class AttemptRunner:
             if name in (run.request.task_id, run.request.attempt_id)
         ]
         return sum(run.interrupt() for run in runs)
+
+    def look_at_switches(self) -> None:
+        """End the attempts that wait for their first call, and may not be called any more."""
+        for runs in list(self._running.values()):
+            for run in [run for run in runs if not run.called]:
+                if (off := self._switched_off(run.request)) is not None:
+                    run.interrupt(off)
 
     def calls(self) -> Iterator[WorkInHand]:
         """The calls that run now, and those that wait for a slot."""
@@ -340,6 +360,8 @@ class AttemptRunner:
         name = run.request.task_id, run.request.tenant
         if self._is_cancelled(*name) or self._is_cancelled(run.request.attempt_id, run.request.tenant):
             return outcomes.cancelled()
+        if (off := self._switched_off(run.request)) is not None:
+            return outcomes.switched_off(off)
         self._running.setdefault(name, {})[run] = None
         try:
             return await self._run(record, run)
@@ -350,6 +372,9 @@ class AttemptRunner:
             if not run.was_interrupted:
                 await self._stopped(run)
                 raise
+            # Its call may have begun just before it was interrupted: then it has consumed something.
+            if run.objection is not None and not run.called:
+                return outcomes.switched_off(run.objection)
             return outcomes.cancelled(usage=run.consumed, model_ms=run.model_ms())
         except Exception as error:  # noqa: BLE001 - a bug ends this attempt, with what it consumed, not the process
             _log.error("attempt %s failed: %s", run.request.attempt_id, described(error))
@@ -462,6 +487,8 @@ class AttemptRunner:
     def _call_of(self, run: RunningAttempt, endpoint: Endpoint) -> ChatRequest | EmbedRequest | ExecutionOutcome:
         """The call that an attempt makes of an endpoint from now on, or how it ends without one."""
         request, options = run.request, self._options
+        if (off := self._switched_off(request)) is not None:
+            return outcomes.switched_off(off)
         run.begin(endpoint, self._clock_ms())
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         least = endpoint.least_seconds(request.model, asyncio.get_running_loop().time(), run.size)

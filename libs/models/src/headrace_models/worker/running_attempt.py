@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from headrace_contracts.events import AttemptRequested, LostExecution
+from headrace_contracts.events import AttemptRequested, Failure, LostExecution
 
 from headrace_models.ports import CallUsage
 from headrace_models.worker.endpoint import Endpoint
@@ -16,7 +16,7 @@ class RunningAttempt:
 
     __slots__ = (
         "_began", "_began_ms", "_endpoint", "_interrupted", "_now", "_task", "announcement", "called", "consumed",
-        "displaced", "execution_id", "lost", "node", "request", "size", "traceparent", "weight",
+        "displaced", "execution_id", "lost", "node", "objection", "request", "size", "traceparent", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -52,12 +52,14 @@ class RunningAttempt:
         self._endpoint: Endpoint | None = None
         self._task = asyncio.current_task()
         self._interrupted = False
+        self.objection: Failure | None = None
+        """Why it was interrupted, if its task was not cancelled."""
 
-    def interrupt(self) -> bool:
+    def interrupt(self, objection: Failure | None = None) -> bool:
         """Cancel it, once; returns whether it was running."""
         if self._task is None or self._interrupted:
             return False
-        self._interrupted = True
+        self._interrupted, self.objection = True, objection
         return self._task.cancel()
 
     def consume(self, usage: CallUsage) -> None:

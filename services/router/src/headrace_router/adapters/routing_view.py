@@ -6,9 +6,9 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from headrace_contracts.events import NodeStatus, PolicyPublished, Preferences, SwitchedOff, SwitchKind
+from headrace_contracts.events import NodeStatus, PolicyPublished, Preferences, SwitchedOff
 from headrace_contracts.sites import NO_SITE
-from headrace_contracts.switches import switch_key
+from headrace_contracts.switches import Switches
 from headrace_models.prices import PriceBook
 from headrace_runtime.tenants import NO_TENANTS, TenantLimits, Tenants
 
@@ -17,7 +17,6 @@ from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.fleet import Fleet, expires_at, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
-from headrace_router.decide.switches import Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
 
 
@@ -102,12 +101,10 @@ class RoutingView:
 
     def switch_changed(self, key: str, off: SwitchedOff | None) -> None:
         """Apply a kill switch; None when it is on again."""
-        if off is not None and switch_key(off) != key:
+        changed = self._switches.with_record(key, off)
+        if changed is self._switches:
             return
-        remaining = {which: each for which, each in self._switches.off.items() if switch_key(each) != key}
-        if off is not None and off.kind is not SwitchKind.UNKNOWN:
-            remaining[off.kind, off.name] = off
-        self._switches = Switches(remaining)
+        self._switches = changed
         self._switch_ends = self._switches.next_end(self.clock())
         self._gained()
 

@@ -21,6 +21,7 @@ from headrace_contracts.events import (
 )
 from headrace_contracts.floors import Objection
 from headrace_contracts.sites import NO_SITE
+from headrace_contracts.switches import SWITCHED_OFF
 
 from headrace_router.decide.costs import dollars, longest_prompt, most_in_options, most_tokens, worst_case
 from headrace_router.decide.demands import capable, demands
@@ -40,7 +41,6 @@ from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
 from headrace_router.decide.reports import given_up, in_vain
 from headrace_router.decide.retry import tries, unasked
 from headrace_router.decide.rules import TaskRules
-from headrace_router.decide.switches import SWITCHED_OFF
 
 _BYTES_PER_TOKEN = 4
 

@@ -17,12 +17,12 @@ from headrace_contracts.events import (
     TaskState,
     TaskSubmitted,
 )
+from headrace_contracts.switches import ALL_ON, Switches
 from headrace_models.prices import PriceBook
 
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
-from headrace_router.decide.switches import ALL_ON, Switches
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
 
 

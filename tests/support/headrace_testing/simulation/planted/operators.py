@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace_router.decide.switches import Switches
+from headrace_contracts.switches import Switches
+from headrace_models.worker.kill_switches import KillSwitches
 from headrace_router.partition import PartitionRouter
 
 from headrace_testing.simulation.planted.bugs import Bug, Patches
@@ -22,6 +23,10 @@ def _policy_changes_unannounced(patches: Patches) -> None:
     patches.put(PartitionRouter, "_journal_policy", lambda _self: None)
 
 
+def _switches_unheeded_by_workers(patches: Patches) -> None:
+    patches.put(KillSwitches, "against", lambda _self, _request: None)
+
+
 BUGS = (
     Bug(
         "switch_of_model_overlooked",
@@ -33,6 +38,12 @@ BUGS = (
         "policy_changes_unannounced",
         "decisions go over to a new policy without a word in the journal",
         _policy_changes_unannounced,
+        hint=41,
+    ),
+    Bug(
+        "switches_unheeded_by_workers",
+        "workers call what was switched off after the router had sent it",
+        _switches_unheeded_by_workers,
         hint=41,
     ),
 )

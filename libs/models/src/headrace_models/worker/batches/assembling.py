@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from headrace_contracts.codec import Codec
+from headrace_contracts.events import AttemptRequested
 from headrace_contracts.groups import CLOUD_BATCHES
 from headrace_contracts.topics import PROVIDER_BATCHES, WORK_CLOUD_BATCH
 from headrace_streams.dead_letters import DeadLetterSink
@@ -24,7 +25,7 @@ from headrace_models.worker.batches.running import ProviderBatchRunner
 from headrace_models.worker.batches.settling import Settler
 from headrace_models.worker.batches.taking import BatchClient, BatchTaker, CallOf, Refusals
 from headrace_models.worker.batches.work_records import WorkRecords
-from headrace_models.worker.runner import AttemptRunner, Forbid
+from headrace_models.worker.runner import AttemptRunner
 
 _MOST_AT_ONCE: Final = 1_000
 """Batches that a worker looks after: each is a sleeping task. How many there are, `BatchOptions.most_open` limits."""
@@ -68,7 +69,7 @@ def assemble_batches(
     dead_letters: DeadLetterSink,
     clock_ms: Callable[[], int],
     new_id: Callable[[], str],
-    forbid: Forbid,
+    may_leave: Callable[[AttemptRequested], bool],
     is_cancelled: Callable[[str, str], bool],
     call_of: CallOf,
     topic_prefix: str,
@@ -79,6 +80,7 @@ def assemble_batches(
     """The parts, not connected to anything yet.
 
     Args:
+        may_leave: Whether an attempt may be part of a batch that is about to be submitted.
         call_of: See `taking.CallOf`.
         instance_id: Makes the member of the consumer group a static one.
         most_attempts: As many as wait for their batch at a time at most; a batch cannot have more.
@@ -89,7 +91,7 @@ def assemble_batches(
     gatherer = Gatherer(batches, options, clock_ms=clock_ms, new_id=new_id, worker=worker)
     settler = Settler(
         attempts, WorkRecords(log, topic_prefix), options,
-        codec=codec, dead_letters=dead_letters, call_of=call_of, forbid=forbid, is_cancelled=is_cancelled,
+        codec=codec, dead_letters=dead_letters, call_of=call_of, may_leave=may_leave, is_cancelled=is_cancelled,
         clock_ms=clock_ms, observer=setup.observer,
     )  # fmt: skip
     runner = ProviderBatchRunner(

@@ -35,7 +35,7 @@ from headrace_models.worker.batches.observing import BatchObserver
 from headrace_models.worker.batches.results import SortedResults, dropped, outcome_of, sort_results, unsettled
 from headrace_models.worker.batches.taking import BatchClient, CallOf, line_of
 from headrace_models.worker.batches.work_records import WorkRecords
-from headrace_models.worker.runner import AttemptRunner, Forbid
+from headrace_models.worker.runner import AttemptRunner
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class Settler:
     """Reads the attempts of batches, and ends them.
 
     Args:
-        forbid, is_cancelled: As for `AttemptRunner`.
+        may_leave: Whether the call of an attempt may be submitted.
+        is_cancelled: As for `AttemptRunner`.
         clock_ms: Milliseconds since the epoch.
     """
 
@@ -73,7 +74,7 @@ class Settler:
         codec: Codec,
         dead_letters: DeadLetterSink,
         call_of: CallOf,
-        forbid: Forbid,
+        may_leave: Callable[[AttemptRequested], bool],
         is_cancelled: Callable[[str, str], bool],
         clock_ms: Callable[[], int],
         observer: BatchObserver,
@@ -84,7 +85,7 @@ class Settler:
         self._codec = codec
         self._dead_letters = dead_letters
         self._call_of = call_of
-        self._forbid = forbid
+        self._may_leave = may_leave
         self._is_cancelled = is_cancelled
         self._clock_ms = clock_ms
         self._observer = observer
@@ -109,7 +110,7 @@ class Settler:
             cancelled = self._is_cancelled(request.task_id, request.tenant) or self._is_cancelled(
                 request.attempt_id, request.tenant
             )
-            if not cancelled and self._forbid(request) is None:
+            if not cancelled and self._may_leave(request):
                 line = line_of(self._call_of(request), client, name, number)
                 if line is not None:
                     lines.append(line)
