@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 from headrace_contracts.events import (
+    Failure,
     Outcome,
     Privacy,
     SwitchedOff,
     SwitchKind,
     TaskPhase,
     TaskStatus,
+    Usage,
 )
-from headrace_contracts.switches import Switches, SwitchInvalid, switch_key, switch_of
+from headrace_contracts.switches import SWITCHED_OFF, Switches, SwitchInvalid, switch_key, switch_of
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
-from headrace_router.decide.model import Equal
+from headrace_router.decide.model import Equal, WakeUp
 from headrace_testing.routing import GROQ, NOW, Desk, NoPeers, task
 
 HOUR = 3_600_000
@@ -167,3 +169,21 @@ def test_a_task_is_told_what_it_waits_for() -> None:
     desk = Desk(switches=switches("provider/ollama"))
     decision = desk.submit(task(role="general", privacy=Privacy.SENSITIVE, reply_partition=1))
     assert [command.kind.value for command in decision.commands] == ["reply"]
+
+
+@pytest.mark.parametrize("local_only", [False, True], ids=["may go elsewhere", "may not"])
+def test_what_a_worker_gives_back_goes_elsewhere_at_no_cost_of_tries_or_waits(local_only: bool) -> None:
+    desk = Desk()
+    desk.submit(role="general", privacy=Privacy.SENSITIVE if local_only else Privacy.PUBLIC)
+    desk.switches = switches("provider/ollama")
+    given_back = Failure(code=SWITCHED_OFF, message="provider ollama is switched off")
+    desk.end(Outcome.FAILED_RETRYABLE, failure=given_back, node=None, usage=Usage())
+    assert desk.state is not None
+    if local_only:
+        assert desk.state.phase is TaskPhase.WAITING
+        desk.switches = Switches()
+        desk.decide(WakeUp())
+        assert desk.sent_to[-1].startswith("ollama/")
+    else:
+        assert desk.sent_to[-1].startswith("groq/")
+    assert [attempt.asked for attempt in desk.state.attempts if attempt.outcome is not None] in ([False], [])
