@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,11 +24,18 @@ from headrace_router.adapters.policy_file import (
     read_tenant_policy,
 )
 from headrace_router.decide.policy import Policy
-from headrace_router.decide.revisions import INSTALLATION, Revisions, scope_of
+from headrace_router.decide.revisions import Revisions, scope_of
 from headrace_router.decide.tenant_policy import narrowed
 
 from headrace_devstack.policy.differences import Difference, differences
-from headrace_devstack.policy.publishing import NoSuchRevision, publish_revision, read_revisions, revision_of
+from headrace_devstack.policy.publishing import (
+    NoSuchRevision,
+    own_file,
+    policy_in_force,
+    publish_revision,
+    read_revisions,
+    revision_of,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +85,7 @@ def show(
     scope = _scope(tenant)
     published = revisions.newest(scope) if revision is None else _valid(lambda: revision_of(revisions, scope, revision))
     if effective:
-        policy = _valid(lambda: _policy_now(revisions))
+        policy = _valid(lambda: policy_in_force(revisions))
         if tenant is not None and published is not None and published.text:
             text = published.text
             policy = narrowed(policy, _valid(lambda: read_tenant_policy(text, scope)))[0]
@@ -93,7 +99,7 @@ def show(
     if published is None or not published.text:
         ERR.print(_NOTHING_PUBLISHED if tenant is None else f"nothing is published for {tenant}", style="dim")
         if tenant is None:
-            print(policy_text(_own_file())[0], end="")
+            print(policy_text(own_file())[0], end="")
         return
     ERR.print(_title(published), style="dim", markup=False)
     print(published.text, end="" if published.text.endswith("\n") else "\n")
@@ -194,7 +200,7 @@ def rollback(
         # A release since may read it otherwise, or not at all.
         _valid(lambda: parse_policy(back.text, f"revision {back.revision}"))
     elif back.text:
-        installation = _valid(lambda: _policy_now(revisions))
+        installation = _valid(lambda: policy_in_force(revisions))
         _valid(lambda: parse_tenant_policy(back.text, f"revision {back.revision}", installation))
     _tell(run(_publish(scope, back.text, back.version, reason, back.revision)), json_output)
 
@@ -202,11 +208,6 @@ def rollback(
 _NOTHING_PUBLISHED: Final = (
     "nothing is published: the routers' own file counts, HEADRACE_POLICY_FILE or the shipped one"
 )
-
-
-def _own_file() -> Path | None:
-    named = os.environ.get("HEADRACE_POLICY_FILE")
-    return Path(named) if named else None
 
 
 def _read(file: Path) -> tuple[str, str]:
@@ -231,15 +232,8 @@ def _fitting(reason: str) -> None:
         raise fail(f"the reason has more than {LONGEST_TEXT} characters", USAGE)
 
 
-def _policy_now(revisions: Revisions) -> Policy:
-    newest = revisions.newest(INSTALLATION)
-    if newest is None or not newest.text:
-        return parse_policy(*policy_text(_own_file()))
-    return parse_policy(newest.text, f"revision {newest.revision}")
-
-
 def _named(name: str, revisions: Revisions, tenant: str | None) -> Policy:
-    policy = _policy_now(revisions)
+    policy = policy_in_force(revisions)
     scope = _scope(tenant)
     if name == "now":
         published = revisions.newest(scope)
@@ -249,7 +243,7 @@ def _named(name: str, revisions: Revisions, tenant: str | None) -> Policy:
         text, source = policy_text(Path(name))
         return parse_policy(text, source) if tenant is None else narrowed(policy, read_tenant_policy(text, source))[0]
     if published is None or not published.text:
-        return policy if tenant is not None else parse_policy(*policy_text(_own_file()))
+        return policy if tenant is not None else parse_policy(*policy_text(own_file()))
     source = f"revision {published.revision}"
     if tenant is None:
         return parse_policy(published.text, source)
@@ -263,7 +257,7 @@ async def _revisions() -> Revisions:
 
 async def _installation() -> Policy:
     revisions = await _revisions()
-    return _valid(lambda: _policy_now(revisions))
+    return _valid(lambda: policy_in_force(revisions))
 
 
 async def _publish(scope: str, text: str, version: str, reason: str, restores: int | None = None) -> PolicyPublished:

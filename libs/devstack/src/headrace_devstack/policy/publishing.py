@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from headrace.connecting import Cluster
 from headrace.errors import HeadraceError
 from headrace.nodes import newest_events
 from headrace.operating import publish, remove
 from headrace_contracts.events import PolicyPublished
 from headrace_contracts.topics import POLICIES
-from headrace_router.decide.revisions import Revisions, revision_key
+from headrace_router.adapters.policy_file import parse_policy, policy_text
+from headrace_router.decide.policy import Policy
+from headrace_router.decide.revisions import INSTALLATION, Revisions, revision_key
 
 
 class PublishedMeanwhile(HeadraceError):
@@ -17,6 +22,20 @@ class PublishedMeanwhile(HeadraceError):
 
 class NoSuchRevision(HeadraceError):
     """Choose a revision that `headrace policy history` shows."""
+
+
+def own_file() -> Path | None:
+    """The file that routers read where nothing is published; None for the shipped one."""
+    named = os.environ.get("HEADRACE_POLICY_FILE")
+    return Path(named) if named else None
+
+
+def policy_in_force(revisions: Revisions) -> Policy:
+    """The installation's policy that counts now. Raises PolicyInvalid."""
+    newest = revisions.newest(INSTALLATION)
+    if newest is None or not newest.text:
+        return parse_policy(*policy_text(own_file()))
+    return parse_policy(newest.text, f"revision {newest.revision}")
 
 
 async def read_revisions(cluster: Cluster) -> Revisions:

@@ -1,0 +1,1 @@
+"""What recorded tasks would have come to under another policy: `headrace replay`."""
