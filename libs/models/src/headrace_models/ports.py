@@ -163,6 +163,8 @@ class ChatResult:
     """The provider's id of the call, empty if it gives none."""
     choices: tuple[WholeAnswer, ...] = ()
     """All answers, if there is more than one text; `text` and `finish_reason` are those of the first."""
+    fits_schema: bool | None = None
+    """Whether it fits the schema that was asked for; None if none was, or if nobody has looked."""
 
     @property
     def refused(self) -> bool:

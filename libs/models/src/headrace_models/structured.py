@@ -48,14 +48,13 @@ async def ask(provider: Provider, request: ChatRequest, on_text: OnText, on_piec
         return await provider.chat(request, on_text, on_piece)
     if provider.keeps_to(wanted, request.model):
         result = await provider.chat(request, on_text, on_piece)
-        wrong = _wrong(result, wanted)
-        return result if wrong is None else _as_it_is(provider, result, wanted, wrong)
+        return _judged(provider, result, wanted, _wrong(result, wanted))
     # What would have to be taken back is not passed on: pieces follow once the answer is known to fit.
     held: list[SpokenPiece | str] = []
     first = await provider.chat(request, held.append, held.append)
     if (wrong := _wrong(first, wanted)) is None:
         await _pass_on(held, on_text, on_piece)
-        return first
+        return replace(first, fits_schema=True)
     left = request.timeout_seconds - (time.perf_counter() - began)
     if left < _LEAST_SECONDS:
         return _as_it_is(provider, first, wanted, wrong)
@@ -75,8 +74,7 @@ async def ask(provider: Provider, request: ChatRequest, on_text: OnText, on_piec
         error.usage = first.usage + error.usage
         raise
     second = replace(second, usage=first.usage + second.usage, total_ms=first.total_ms + second.total_ms)
-    wrong = _wrong(second, wanted)
-    result = second if wrong is None else _as_it_is(provider, second, wanted, wrong)
+    result = _judged(provider, second, wanted, _wrong(second, wanted))
     await _pass_on(repaired, on_text, on_piece)
     return result
 
@@ -84,8 +82,7 @@ async def ask(provider: Provider, request: ChatRequest, on_text: OnText, on_piec
 def checked(provider: Provider, request: ChatRequest, result: ChatResult) -> ChatResult:
     """An answer that nobody can ask for again: as it is, if it fits its schema or need not. Raises as `ask`."""
     wanted = request.schema
-    wrong = None if wanted is None else _wrong(result, wanted)
-    return result if wanted is None or wrong is None else _as_it_is(provider, result, wanted, wrong)
+    return result if wanted is None else _judged(provider, result, wanted, _wrong(result, wanted))
 
 
 def _wrong(result: ChatResult, wanted: AnswerSchema) -> str | None:
@@ -100,9 +97,13 @@ def _wrong(result: ChatResult, wanted: AnswerSchema) -> str | None:
     return None
 
 
+def _judged(provider: Provider, result: ChatResult, wanted: AnswerSchema, wrong: str | None) -> ChatResult:
+    return replace(result, fits_schema=True) if wrong is None else _as_it_is(provider, result, wanted, wrong)
+
+
 def _as_it_is(provider: Provider, result: ChatResult, wanted: AnswerSchema, wrong: str) -> ChatResult:
     if not wanted.strict:
-        return result
+        return replace(result, fits_schema=False)
     if result.finish_reason == "length":
         message = f"{provider.node} reached the longest answer before the JSON was whole; raise max_tokens"
         raise TryAnotherProvider("output_limit", message, provider=provider.provider, usage=result.usage)

@@ -74,6 +74,8 @@ class AttemptFinished:
         model_ms: From the start to the end of the answer, in milliseconds.
         finished_at: When it ended. Milliseconds since the epoch, UTC.
         batch: Whether it was answered in a batch of the provider, which bills such calls at its batch price.
+        fits_schema: Whether the answer fits the JSON Schema that it was to fit. Null: there was none, or it was
+            not checked.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.work.AttemptFinished"
@@ -102,6 +104,7 @@ class AttemptFinished:
     model_ms: float = 0.0
     finished_at: int
     batch: bool = False
+    fits_schema: bool | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -129,6 +132,7 @@ class AttemptFinished:
             "model_ms": self.model_ms,
             "finished_at": self.finished_at,
             "batch": self.batch,
+            "fits_schema": self.fits_schema,
         }
 
     @classmethod
@@ -158,6 +162,7 @@ class AttemptFinished:
             model_ms=data["model_ms"],
             finished_at=data["finished_at"],
             batch=data["batch"],
+            fits_schema=data["fits_schema"],
         )
 
 

@@ -48,6 +48,7 @@ class ExecutionOutcome:
         vectors: The answer, if it consists of vectors, each as the contract has it.
         model: The model as its provider names it; empty to keep the requested name.
         first_output_ms, model_ms: From the start of the call to the first text, and to its end.
+        fits_schema: As in `ChatResult`.
     """
 
     outcome: events.Outcome
@@ -62,6 +63,7 @@ class ExecutionOutcome:
     simulated: bool = False
     first_output_ms: float | None = None
     model_ms: float = 0.0
+    fits_schema: bool | None = None
 
     @property
     def has_answer(self) -> bool:
@@ -91,6 +93,7 @@ def from_result(result: ChatResult | EmbedResult) -> ExecutionOutcome:
         simulated=result.simulated,
         first_output_ms=result.first_token_ms,
         model_ms=result.total_ms,
+        fits_schema=result.fits_schema,
     )
 
 
@@ -307,6 +310,7 @@ def finished_event(
         model_ms=ended.model_ms,
         finished_at=execution.finished_at,
         batch=execution.batch,
+        fits_schema=ended.fits_schema,
     )
 
 

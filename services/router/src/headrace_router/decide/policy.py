@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -265,6 +266,101 @@ class ResearchPolicy(_Part):
         return RolePolicy(models=self.sources, ladder=(), strategy="listed")
 
 
+class MemberPolicy(_Part):
+    """A member of an ensemble.
+
+    Attributes:
+        part: What it is for: a first answer, a check of it by other means, or the technical side.
+        models: Models to try, the best first.
+        system_prompt: What it is told first, in place of the role's.
+    """
+
+    part: Literal["primary", "validation", "technical"]
+    models: tuple[Ref, ...] = Field(min_length=1)
+    system_prompt: str | None = Field(default=None, min_length=1)
+
+
+class EnsemblePolicy(_Part):
+    """Several models that answer together.
+
+    Attributes:
+        use: For all tasks of the role that do not forbid it, or only for those that ask for it.
+        members: Who is asked, side by side. Equal ones are asked at different nodes.
+        combine: What chooses the answer: a vote, a judge, or what makes the best of several (`decide.agreement`).
+        judge: Models that choose the answer, the best first.
+        quorum: So many members must have answered, or the task fails.
+        within: Milliseconds from the first attempt until the task goes on without members that have not answered.
+        judge_within: Milliseconds for the judge; without a word of it until then the vote counts.
+        goal: The coherence of the answers that is wanted, from 0 to 1; it is reported whether they had it.
+    """
+
+    use: Literal["always", "on_request"] = "on_request"
+    members: tuple[MemberPolicy, ...] = Field(min_length=2, max_length=7)
+    combine: Literal["vote", "judge", "best_of"] = "vote"
+    judge: tuple[Ref, ...] = ()
+    quorum: int = Field(default=2, ge=1)
+    within: int = Field(default=6_500, ge=100)
+    judge_within: int = Field(default=2_500, ge=100)
+    goal: float = Field(default=0.85, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Self:
+        if self.quorum > len(self.members):
+            raise ValueError(f"quorum: {self.quorum} cannot be reached by {len(self.members)} members")
+        if (self.combine == "judge") != bool(self.judge):
+            raise ValueError("judge: models are to be given with combine: judge, and with nothing else")
+        if not any(member.part == "primary" for member in self.members):
+            raise ValueError("members: one must be primary")
+        return self
+
+
+class ValidatorPolicy(_Part):
+    """Models that rate the answers of others.
+
+    Attributes:
+        models: Models to try, the best first.
+        at_least: The least rating of an answer that is good enough, from 0 to 1.
+        system_prompt: What they are told first, before the form of their reply.
+    """
+
+    models: tuple[Ref, ...] = Field(min_length=1)
+    at_least: float = Field(default=0.7, ge=0, le=1)
+    system_prompt: str | None = Field(default=None, min_length=1)
+
+
+class CascadePolicy(_Part):
+    """Models that are asked one after another, the smallest first, until an answer passes all tests of confidence that
+    can be made of it. One of which no test can be made has not passed.
+
+    Attributes:
+        use: For all tasks of the role that do not forbid it, or only for those that ask for it.
+        rungs: The ladder, from the smallest model up. The answer of the last one is not tested.
+        fits_schema: The answer fits the JSON Schema of the task, where it has one.
+        logprob: Least mean probability of its tokens (geometric), from 0 to 1, where the model gives probabilities.
+        self_rating: Least rating by the model itself, which is asked once more.
+        validator: Models that rate the answer.
+        rating_within: Milliseconds for a rating; without one until then the answer has not passed.
+        time_to_escalate: With fewer milliseconds left before the deadline no further rung is asked.
+    """
+
+    use: Literal["always", "on_request"] = "on_request"
+    rungs: tuple[Ref, ...] = Field(min_length=2, max_length=8)
+    fits_schema: bool = True
+    logprob: float | None = Field(default=None, ge=0, le=1)
+    self_rating: float | None = Field(default=None, ge=0, le=1)
+    validator: ValidatorPolicy | None = None
+    rating_within: int = Field(default=10_000, ge=100)
+    time_to_escalate: int = Field(default=2_000, ge=0)
+
+    @model_validator(mode="after")
+    def _can_pass(self) -> Self:
+        if len(set(self.rungs)) < len(self.rungs):
+            raise ValueError("rungs: each model has one rung")
+        if not self.fits_schema and self.logprob is None and self.self_rating is None and self.validator is None:
+            raise ValueError("rungs: without a test of confidence every answer would be the last rung's")
+        return self
+
+
 class RolePolicy(_OnOurNodes):
     """A kind of work. How models are loaded and asked for it concerns nodes of ours only.
 
@@ -277,6 +373,8 @@ class RolePolicy(_OnOurNodes):
         ladder: Cloud models in the order to try them, instead of the policy's; empty for none.
         strategy: How the models and the ladder are put in order, instead of the policy's.
         research: Searches before the model answers; none by default.
+        cascade: Models that are asked one after another until an answer is good enough; none by default.
+        ensemble: Models that answer together; none by default.
     """
 
     models: tuple[Ref, ...] = Field(min_length=1)
@@ -287,6 +385,53 @@ class RolePolicy(_OnOurNodes):
     ladder: tuple[Ref, ...] | None = None
     strategy: Strategy | None = None
     research: ResearchPolicy | None = None
+    cascade: CascadePolicy | None = None
+    ensemble: EnsemblePolicy | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_answer(self) -> Self:
+        if self.cascade is not None and self.ensemble is not None and self.cascade.use == self.ensemble.use == "always":
+            raise ValueError("ensemble: only one of cascade and ensemble can be for all tasks of a role")
+        return self
+
+    def without(self, gone: frozenset[ModelRef]) -> Self:
+        """The role whose cascade and ensemble ask none of these models; without one of which too little is left."""
+
+        def left(refs: tuple[ModelRef, ...]) -> tuple[ModelRef, ...]:
+            return tuple(ref for ref in refs if ref not in gone)
+
+        cascade, ensemble = self.cascade, self.ensemble
+        if cascade is not None:
+            rater = cascade.validator
+            rated = rater is None or bool(left(rater.models))
+            if rater is not None:
+                rater = rater.model_copy(update={"models": left(rater.models)})
+            enough = len(left(cascade.rungs)) > 1 and rated
+            update = {"rungs": left(cascade.rungs), "validator": rater}
+            cascade = cascade.model_copy(update=update) if enough else None
+        if ensemble is not None:
+            members = [one.model_copy(update={"models": left(one.models)}) for one in ensemble.members]
+            members = [one for one in members if one.models]
+            judge = left(ensemble.judge)
+            enough = len(members) >= max(2, ensemble.quorum) and any(one.part == "primary" for one in members)
+            combine = ensemble.combine if judge or ensemble.combine != "judge" else "vote"
+            update_of = {"members": tuple(members), "judge": judge, "combine": combine}
+            ensemble = ensemble.model_copy(update=update_of) if enough else None
+        return self.model_copy(update={"cascade": cascade, "ensemble": ensemble})
+
+    @property
+    def panel_models(self) -> Sequence[tuple[str, tuple[ModelRef, ...]]]:
+        """The models of its cascade and its ensemble, each list by its path in the policy."""
+        found: list[tuple[str, tuple[ModelRef, ...]]] = []
+        if self.cascade is not None:
+            found.append(("cascade.rungs", self.cascade.rungs))
+            if self.cascade.validator is not None:
+                found.append(("cascade.validator.models", self.cascade.validator.models))
+        if self.ensemble is not None:
+            members = enumerate(self.ensemble.members)
+            found += [(f"ensemble.members.{place}.models", member.models) for place, member in members]
+            found.append(("ensemble.judge", self.ensemble.judge))
+        return found
 
 
 class Policy(_Part):
@@ -321,6 +466,7 @@ class Policy(_Part):
             lists[f"roles.{name}.models"] = role.models
             lists[f"roles.{name}.ladder"] = role.ladder or ()
             lists[f"roles.{name}.research.sources"] = role.research.sources if role.research is not None else ()
+            lists |= {f"roles.{name}.{path}": refs for path, refs in role.panel_models}
         for path, refs in lists.items():
             for index, ref in enumerate(refs):
                 provider = self.providers.get(ref.provider)

@@ -11,7 +11,7 @@ from headrace_contracts.floors import PRIVACY_OF_LEVEL, is_below
 from headrace_contracts.narrowing import Strategy
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace_router.decide.policy import DataRules, Policy, Ref, RolePolicy
+from headrace_router.decide.policy import DataRules, ModelRef, Policy, Ref, RolePolicy
 
 _T = TypeVar("_T")
 
@@ -146,6 +146,12 @@ def narrowed(policy: Policy, tenant: TenantPolicy) -> tuple[Policy, tuple[str, .
             )
         }
     )  # fmt: skip
+    ladder = bounds.subset("ladder", tenant.ladder, policy.ladder)
+    for name, role in roles.items():
+        before = policy.roles[name]
+        gone = {*before.models, *_ladder_of(before, policy.ladder)} - {*role.models, *_ladder_of(role, ladder)}
+        if gone:
+            roles[name] = role.without(frozenset(gone))
     made = _changed(
         policy,
         {
@@ -155,10 +161,14 @@ def narrowed(policy: Policy, tenant: TenantPolicy) -> tuple[Policy, tuple[str, .
             "roles": roles,
             "strategy": tenant.strategy or policy.strategy,
             "data": policy.data.and_also(tenant.data),
-            "ladder": bounds.subset("ladder", tenant.ladder, policy.ladder),
+            "ladder": ladder,
         },
     )
     return made, tuple(bounds.problems)
+
+
+def _ladder_of(role: RolePolicy, of_policy: tuple[ModelRef, ...]) -> tuple[ModelRef, ...]:
+    return of_policy if role.ladder is None else role.ladder
 
 
 def _changed(policy: Policy, fields: dict[str, Any]) -> Policy:
