@@ -430,7 +430,7 @@ class CascadeSummary:
 
     Attributes:
         members: Who was asked.
-        rungs: Rungs of the ladder.
+        rungs: Rungs of the ladder. 0: the task has no answer.
         rung: The rung whose answer it is, from 1. 0: there is no answer.
         sufficient: Whether the answer has passed all tests of confidence, or comes from the last rung, which
             has none.
@@ -530,7 +530,7 @@ class EnsembleSummary:
         combined_by: What has chosen the answer: vote, judge or best_of; only, if there was one answer.
         coherence: How alike the answers are, from 0 to 1: the mean similarity of all pairs. Null: fewer than
             two answers.
-        goal: The coherence that the policy wants.
+        goal: The coherence that the policy wants. Null: the task has no answer.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.EnsembleSummary"
@@ -539,7 +539,7 @@ class EnsembleSummary:
     answered: int = 0
     combined_by: str = ''
     coherence: float | None = None
-    goal: float = 0.85
+    goal: float | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {

@@ -10,7 +10,8 @@
 A task is waiting for a candidate that is available, or, with a `work_topic`, for its turn: for attempts of its tenant
 to end (`decide.attempt_windows`).
 
-Where its role has research, a task is searching between waiting and running (`decide.research`).
+Where its role has research, a task is searching between waiting and running (`decide.research`). Where several models
+work on it, as an ensemble or a cascade, it is consulting instead of running (`decide.panel`).
 
 Every pair is in TRANSITIONS. An event that does not apply to a phase is ignored: repeats, results of abandoned
 attempts and late cancellation requests change nothing. A cancellation request that arrives before its task is
@@ -27,6 +28,7 @@ from headrace_contracts.events import (
     AttemptFinished,
     Failure,
     Outcome,
+    PanelState,
     ResearchState,
     ServedFrom,
     TaskCancelled,
@@ -36,7 +38,9 @@ from headrace_contracts.events import (
     TrailStep,
 )
 
+from headrace_router.decide import consulting
 from headrace_router.decide.candidates import unknown_model
+from headrace_router.decide.consulting import member_ended, member_undeliverable, wake_consulting
 from headrace_router.decide.equality import equality_digest
 from headrace_router.decide.model import (
     AttemptEnded,
@@ -71,7 +75,7 @@ from headrace_router.decide.research import (
     search_undeliverable,
     wake_searching,
 )
-from headrace_router.decide.retry import attempt_of, closed, search_attempt_of
+from headrace_router.decide.retry import any_attempt_of, attempt_of, closed, member_of
 from headrace_router.decide.routes import (
     after_failure,
     after_late_word,
@@ -125,6 +129,9 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     research = begun(task, role)
     if isinstance(research, ResearchState):
         state = replace(state, research=research)
+    panel = consulting.begun(task, role)
+    if isinstance(panel, PanelState):
+        state = replace(state, panel=panel)
     if event.refused is not None:
         return fail(replace(state, digest=""), context, event.refused)
     if event.cancelled is not None and event.cancelled.tenant == task.tenant:
@@ -135,6 +142,8 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         return refuse(replace(state, digest=""), context, rules.objection)
     if isinstance(research, Failure):
         return fail(replace(state, digest=""), context, research)
+    if isinstance(panel, Failure):
+        return fail(replace(state, digest=""), context, panel)
     if late(state, context):
         return expire(state, context, where="was in tasks.submitted")
     if (off := context.switches.against_tenant(task.tenant, now)) is not None:
@@ -185,7 +194,7 @@ def _if_believed(
 
     def meant(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
         number = event.attempt.number
-        sent = attempt_of(state, number) or search_attempt_of(state, number)
+        sent = any_attempt_of(state, number)
         if sent is not None and not may_report(event.worker, sent):
             return Disbelieved(f"attempt {event.attempt.attempt_id} was not given to a {event.worker.value} worker")
         return report(state, event, context)
@@ -223,6 +232,8 @@ def _go_on(state: TaskState, ended: AttemptFinished, context: DecisionContext) -
 
 def _late_answer(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Result:
     """While no attempt runs, the last abandoned one may still deliver an answer, which saves another attempt."""
+    if member_of(state, event.attempt.number) is not None:
+        return member_ended(state, event, context)
     last = state.attempts[-1] if state.attempts else None
     if (
         last is None
@@ -393,6 +404,13 @@ TRANSITIONS: Final[
     (TaskPhase.SEARCHING, WakeUp): wake_searching,
     (TaskPhase.SEARCHING, Unrecordable): _too_large,
     (TaskPhase.SEARCHING, Undeliverable): search_undeliverable,
+    (TaskPhase.CONSULTING, Submitted): _DUPLICATE,
+    (TaskPhase.CONSULTING, Cancelled): _cancel,
+    (TaskPhase.CONSULTING, AttemptEnded): _if_believed(member_ended),
+    (TaskPhase.CONSULTING, LeaderFinished): _NOT_FOLLOWING,
+    (TaskPhase.CONSULTING, WakeUp): wake_consulting,
+    (TaskPhase.CONSULTING, Unrecordable): _too_large,
+    (TaskPhase.CONSULTING, Undeliverable): member_undeliverable,
     (TaskPhase.FOLLOWING, Submitted): _DUPLICATE,
     (TaskPhase.FOLLOWING, Cancelled): _cancel,
     (TaskPhase.FOLLOWING, AttemptEnded): _NO_ATTEMPT,

@@ -35,6 +35,8 @@ class PanelStep:
     """Models that have just failed, written `provider/model`, by the place of the member."""
     missed: Choice | None = None
     """The last choice that had no candidate."""
+    may_come: bool = False
+    """Whether one of those may have one later."""
 
     @property
     def panel(self) -> PanelState:

@@ -16,6 +16,7 @@ from headrace_contracts.events import (
     Command,
     CommandKind,
     JournalEntry,
+    MemberState,
     Message,
     Options,
     ReplyKind,
@@ -34,8 +35,10 @@ from headrace_contracts.topics import topic_named
 from headrace_streams.publishing import Publication
 
 from headrace_router.decide.candidates import spent
+from headrace_router.decide.panel_messages import told, with_logprobs
+from headrace_router.decide.panel_summary import CASCADE
 from headrace_router.decide.queries import search_messages, without_queries
-from headrace_router.decide.retry import all_attempts, attempt_of, next_number, search_attempt_of, search_of
+from headrace_router.decide.retry import all_attempts, any_attempt_of, member_of, next_number, search_of
 from headrace_router.decide.sources import with_sources
 from headrace_router.decide.terminal import BREACH_SUFFIX, BREACHED, rejected_steps, task_of
 
@@ -134,11 +137,15 @@ def _dispatch(
         policy_version=entry.policy_version,
         requested_at=attempt.dispatched_at,
     )
-    search = search_of(state, attempt.number)
+    search, member = search_of(state, attempt.number), member_of(state, attempt.number)
     if search is not None:
         request = _searching(request, search)
+    elif member is not None:
+        request = _consulting(request, state, member, prompt, messages)
     published = _publish(state, command, request, state.route_key)
-    ordered = search is None and _keeps_order(task)
+    # Members of an ensemble are to run side by side; each rung of a cascade follows the one before.
+    side_by_side = search is not None or (state.panel is not None and state.panel.kind != CASCADE)
+    ordered = not side_by_side and _keeps_order(task)
     return replace(published, ordered=ordered, weight=weight_of(task.tenant))
 
 
@@ -150,6 +157,30 @@ def _searching(request: AttemptRequested, search: SearchState) -> AttemptRequest
         messages=search_messages(search),
         sampling=Sampling(),
         options=None,
+        stream=False,
+        reply_token=None,
+        deadline_at=None if due is None else due - _report_time(request.requested_at, due),
+    )
+
+
+def _consulting(
+    request: AttemptRequested,
+    state: TaskState,
+    member: MemberState,
+    prompt: str | None,
+    messages: tuple[Message, ...],
+) -> AttemptRequested:
+    """The request to one of several models. Nothing of what it says is shown before it is known to be the answer."""
+    assert state.panel is not None, "only a task of several models has members"
+    first, asked = told(task_of(state), state.panel, member, prompt, messages)
+    options = None if asked.options is None else request.options
+    system = () if first is None else (Message(role="system", content=plain(first)),)
+    due = member.wake_at
+    return replace(
+        request,
+        messages=(*system, *asked.messages),
+        sampling=replace(asked.sampling, max_output_tokens=request.sampling.max_output_tokens),
+        options=with_logprobs(options) if member.logprobs else options,
         stream=False,
         reply_token=None,
         deadline_at=None if due is None else due - _report_time(request.requested_at, due),
@@ -280,7 +311,7 @@ def _report_time(begun: int, due: int) -> int:
 
 
 def _attempt(state: TaskState, number: int) -> AttemptState:
-    found = attempt_of(state, number) or search_attempt_of(state, number)
+    found = any_attempt_of(state, number)
     assert found is not None, "an attempt is in the state that commands it"
     return found
 

@@ -37,6 +37,7 @@ from headrace_models.found_sources import LARGEST_ANSWER, FoundSource, sources_i
 from headrace_models.upstream.values import Unreadable
 
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
+from headrace_router.decide.consulting import answer, answer_choice
 from headrace_router.decide.model import AttemptEnded, Decision, DecisionContext, Ignored, Undeliverable, WakeUp
 from headrace_router.decide.policy import ResearchPolicy
 from headrace_router.decide.queries import search_messages
@@ -44,14 +45,12 @@ from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, b
 from headrace_router.decide.retry import backoff, next_number, search_attempts, tries
 from headrace_router.decide.routes import (
     behind_others,
-    choose_for,
     expire,
     fail,
     late,
     left_of_budget,
     refuse,
     role_of,
-    route,
     rules_of,
     without_candidate,
 )
@@ -74,15 +73,15 @@ def open_research(state: TaskState) -> bool:
 
 def go_on(state: TaskState, context: DecisionContext) -> Decision | Ignored:
     """What a task that has no attempt out does next: it searches, or a model answers."""
-    return _advanced(SearchStep(state), context) if open_research(state) else route(state, context)
+    return _advanced(SearchStep(state), context) if open_research(state) else answer(state, context)
 
 
 def choice_now(state: TaskState, context: DecisionContext) -> Choice:
     """The candidates for what a waiting task would do next."""
     if not open_research(state) or (policy := _policy(state, context)) is None:
-        return choose_for(state, context)
+        return answer_choice(state, context)
     waiting = next((search for search in _searches(state) if not search.ended), None)
-    return choose_for(state, context) if waiting is None else _choice(state, waiting, policy, context)
+    return answer_choice(state, context) if waiting is None else _choice(state, waiting, policy, context)
 
 
 def search_ended(state: TaskState, event: AttemptEnded, context: DecisionContext) -> Decision | Ignored:
@@ -331,7 +330,7 @@ def _concluded(
         work_topic=None if waits else step.state.work_topic,
         research=replace(research, ended=True),
     )
-    return step.decided(route(state, context))
+    return step.decided(answer(state, context))
 
 
 def _nothing_found(research: ResearchState, missed: Choice | None) -> Failure:

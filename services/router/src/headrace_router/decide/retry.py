@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from headrace_contracts.events import AttemptState, SearchState, TaskPhase, TaskState, TrailStep
+from headrace_contracts.events import AttemptState, MemberState, SearchState, TaskPhase, TaskState, TrailStep
 
 from headrace_router.decide.policy import Retry
 
@@ -56,20 +56,33 @@ def search_attempts(state: TaskState) -> tuple[AttemptState, ...]:
     return tuple([attempt for search in state.research.searches for attempt in search.attempts])
 
 
-def search_attempt_of(state: TaskState, number: int) -> AttemptState | None:
-    """The attempt at a search with a number."""
-    return next((attempt for attempt in search_attempts(state) if attempt.number == number), None)
-
-
 def search_of(state: TaskState, number: int) -> SearchState | None:
     """The search of whose attempts one has a number."""
     searches = () if state.research is None else state.research.searches
     return next((one for one in searches if any(attempt.number == number for attempt in one.attempts)), None)
 
 
+def panel_attempts(state: TaskState) -> tuple[AttemptState, ...]:
+    """The attempts of all models that work on a task together, in no order."""
+    if state.panel is None:
+        return ()
+    return tuple([attempt for member in state.panel.members for attempt in member.attempts])
+
+
+def member_of(state: TaskState, number: int) -> MemberState | None:
+    """The one of several models of whose attempts one has a number."""
+    members = () if state.panel is None else state.panel.members
+    return next((one for one in members if any(attempt.number == number for attempt in one.attempts)), None)
+
+
 def all_attempts(state: TaskState) -> tuple[AttemptState, ...]:
     """The attempts at the searches of a task and those at its answer, as far as they are held."""
-    return (*search_attempts(state), *state.attempts)
+    return (*search_attempts(state), *panel_attempts(state), *state.attempts)
+
+
+def any_attempt_of(state: TaskState, number: int) -> AttemptState | None:
+    """The attempt with a number, whatever it is at."""
+    return next((attempt for attempt in all_attempts(state) if attempt.number == number), None)
 
 
 def next_number(state: TaskState) -> int:
@@ -83,6 +96,8 @@ def running_numbers(state: TaskState) -> Collection[int]:
         return (state.attempts[-1].number,)
     if state.phase is TaskPhase.SEARCHING:
         return [attempt.number for attempt in search_attempts(state) if attempt.outcome is None]
+    if state.phase is TaskPhase.CONSULTING:
+        return [attempt.number for attempt in panel_attempts(state) if attempt.outcome is None]
     return ()
 
 

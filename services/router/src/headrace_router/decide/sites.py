@@ -106,7 +106,8 @@ def choose_site(
 
 def has_place(state: TaskState, topic: str) -> bool:
     """Whether a task has a place in its tenant's window of a topic."""
-    return state.phase in (TaskPhase.RUNNING, TaskPhase.BACKING_OFF, TaskPhase.SEARCHING) and state.work_topic == topic
+    has_one = (TaskPhase.RUNNING, TaskPhase.BACKING_OFF, TaskPhase.SEARCHING, TaskPhase.CONSULTING)
+    return state.phase in has_one and state.work_topic == topic
 
 
 def ended_at(attempts: Iterable[AttemptState], provider: str, model: str) -> Mapping[str, int]:

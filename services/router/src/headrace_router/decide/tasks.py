@@ -11,7 +11,7 @@ from headrace_contracts.task_sizes import held_bytes
 from headrace_contracts.topics import WORK_LOCAL, topic_named
 
 from headrace_router.decide.attempt_windows import AttemptWindow, AttemptWindows, OutNow
-from headrace_router.decide.model import CAUSES, AttemptEnded, Equal
+from headrace_router.decide.model import CAUSES, AttemptEnded, Equal, WakeUp
 from headrace_router.decide.policy import CacheLimits
 from headrace_router.decide.sharing import may_be_kept, may_serve_followers
 from headrace_router.decide.tenant_quota import LiveLoad, LiveLoads, size_of
@@ -19,6 +19,8 @@ from headrace_router.decide.terminal import task_of
 
 _MOST_DECODED: Final = 256
 _MOST_DECODED_BYTES: Final = 4 * 1024 * 1024
+_MAY_ANSWER: Final = frozenset({CAUSES[AttemptEnded], CAUSES[WakeUp]})
+"""Causes of ends that may be answers: several models may be given the time that is over."""
 
 
 class Encoded(Protocol):
@@ -308,7 +310,7 @@ class _Answers:
             if state.result is None or not may_be_kept(state.result):
                 return
             ends = (state.result,)
-        elif state.cause == CAUSES[AttemptEnded]:
+        elif state.cause in _MAY_ANSWER:
             # Whether it is an answer or a failure is found out on demand.
             ends = (*self._kept.get(digest, ()), state)
         else:
@@ -344,7 +346,7 @@ def _may_be_an_answer(state: TaskState | Unread) -> bool:
     if isinstance(state, TaskState):
         return state.result is not None and may_serve_followers(state.result)
     # Whether it is one is found out on demand.
-    return state.cause == CAUSES[AttemptEnded]
+    return state.cause in _MAY_ANSWER
 
 
 def _sizes(ends: Iterable[TaskCompleted | Unread]) -> int:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from headrace_contracts.events import (
     AnswerChoice,
     AttemptState,
+    CascadeSummary,
     Command,
     CommandKind,
     Content,
+    EnsembleSummary,
     Failure,
     LostExecution,
     Outcome,
@@ -33,6 +35,7 @@ from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REP
 
 from headrace_router.decide.costs import dollars, total
 from headrace_router.decide.model import Decision, DecisionContext
+from headrace_router.decide.panel_summary import Verdict, cascade_of, ensemble_of
 from headrace_router.decide.retry import all_attempts, next_number
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent", BELOW_FLOOR, CONTRADICTION})
@@ -83,8 +86,16 @@ def finish(
     model_ms: float = 0.0,
     rejected: tuple[Rejection, ...] = (),
     research: ResearchSummary | None = None,
+    ensemble: EnsembleSummary | None = None,
+    cascade: CascadeSummary | None = None,
+    verdict: Verdict | None = None,
 ) -> Decision:
-    """The last decision about a task; `research` is that of another task which has made the answer."""
+    """The last decision about a task.
+
+    Args:
+        research, ensemble, cascade: Those of another task which has made the answer.
+        verdict: What was decided about the answers of several models.
+    """
     task, attempts = task_of(state), all_attempts(state)
     reason = str(status) if failure is None else f"{status}: {failure.code}"
     step = TrailStep(at=context.now, step="finished", provider=provider, model=model, reason=reason)
@@ -116,6 +127,8 @@ def finish(
         cost_nanodollars=sum(attempt.cost_nanodollars for attempt in attempts),
         attempts=next_number(state) - 1,
         research=summary_of(state.research) if research is None else research,
+        ensemble=ensemble_of(state.panel, verdict) if ensemble is None else ensemble,
+        cascade=cascade_of(state.panel, verdict) if cascade is None else cascade,
         model_ms=model_ms,
         trail=(*state.trail, step),
         policy_version=context.policy.version,
@@ -149,6 +162,8 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
         served_from=served_from,
         source_task_id=source.task_id,
         research=source.research,
+        ensemble=source.ensemble,
+        cascade=source.cascade,
     )
 
 
@@ -272,7 +287,7 @@ def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, .
         commands.append(_audit(f"{result.task_id}/refuse"))
     ended = replace(
         state, phase=TaskPhase.FINISHED, task=None, system_prompt=None, attempts=(), wake_at=None, leader_task_id=None,
-        work_topic=None, turn=None, trail=(), result=result, research=None,
+        work_topic=None, turn=None, trail=(), result=result, research=None, panel=None,
     )  # fmt: skip
     return Decision(ended, tuple(commands), rejected)
 
