@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from headrace_contracts.content import plain
@@ -37,6 +38,7 @@ ROLES = """
 """A role with a cascade, and one with an ensemble."""
 
 
+@cache
 def policy_with(
     *, use: str = "always", tests: str = "self_rating: 0.7", combine: str = "combine: vote", roles: str = ""
 ) -> Policy:

@@ -40,6 +40,7 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.retry import backoff
 from headrace_router.decide.terminal import must_not_be_lost
+from headrace_testing.panels import policy_with
 from headrace_testing.routing import (
     CLOUD,
     EVERYWHERE,
@@ -86,6 +87,12 @@ def searching() -> Desk:
     return desk
 
 
+def consulting() -> Desk:
+    desk = Desk(policy=policy_with())
+    desk.submit(role="together")
+    return desk
+
+
 def following() -> Desk:
     desk = Desk(peers=NoPeers(Equal(leader="leader")))
     desk.submit()
@@ -105,6 +112,7 @@ DESKS = {
     TaskPhase.RUNNING: running,
     TaskPhase.BACKING_OFF: backing_off,
     TaskPhase.SEARCHING: searching,
+    TaskPhase.CONSULTING: consulting,
     TaskPhase.FOLLOWING: following,
     TaskPhase.FINISHED: ended,
 }
@@ -165,6 +173,14 @@ EXPECTED: dict[tuple[TaskPhase | None, type[RouterEvent]], TaskPhase | str] = {
     (TaskPhase.SEARCHING, Unrecordable): TaskPhase.FINISHED,
     # No source is left, so that a model answers without.
     (TaskPhase.SEARCHING, Undeliverable): TaskPhase.RUNNING,
+    (TaskPhase.CONSULTING, Submitted): "duplicate",
+    (TaskPhase.CONSULTING, Cancelled): TaskPhase.FINISHED,
+    # Others are still to answer.
+    (TaskPhase.CONSULTING, AttemptEnded): TaskPhase.CONSULTING,
+    (TaskPhase.CONSULTING, LeaderFinished): "not_following",
+    (TaskPhase.CONSULTING, WakeUp): "early",
+    (TaskPhase.CONSULTING, Unrecordable): TaskPhase.FINISHED,
+    (TaskPhase.CONSULTING, Undeliverable): TaskPhase.CONSULTING,
     (TaskPhase.FOLLOWING, Submitted): "duplicate",
     (TaskPhase.FOLLOWING, Cancelled): TaskPhase.FINISHED,
     (TaskPhase.FOLLOWING, AttemptEnded): "no_attempt",

@@ -93,7 +93,7 @@ def _begun(step: PanelStep, plan: EnsemblePolicy, context: DecisionContext) -> D
 
 
 def _give_up_rest(step: PanelStep, context: DecisionContext) -> None:
-    step.stop()
+    # Their workers have ended them by now: attempts have a deadline.
     for place, member in enumerate(step.panel.members):
         if member.ended:
             continue
