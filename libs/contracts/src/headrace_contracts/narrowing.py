@@ -47,14 +47,15 @@ SORTS: Final = {"price": "cheapest", "latency": "lowest-latency", "throughput": 
 """OpenRouter's words for an order, and the strategies that they stand for."""
 _FIELDS: Final = frozenset({
     "order", "only", "ignore", "sort", "strategy", "max_price", "min_throughput", "allow_fallbacks",
-    "require_parameters", "data_collection", "zdr",
+    "require_parameters", "data_collection", "zdr", "cascade", "ensemble",
 })  # fmt: skip
 _NANODOLLARS: Final = Decimal(NANODOLLARS_IN_A_DOLLAR)
 
 
 def routing_of(document: Mapping[str, Any]) -> Routing:
     """The event's `routing` from the object `provider` of a request, whose fields are as OpenRouter has them, and
-    `strategy`. Prices are in dollars per million tokens. Raises ValueError, worded for the caller.
+    `strategy`, `cascade` and `ensemble`. Prices are in dollars per million tokens. Raises ValueError, worded for the
+    caller.
 
     Source of the names: OpenRouter's documentation of provider routing, read in November 2026.
     """
@@ -83,6 +84,8 @@ def routing_of(document: Mapping[str, Any]) -> Routing:
             require_parameters=bool(document.get("require_parameters")),
             deny_data_collection=collection == "deny",
             zero_retention=bool(document.get("zdr")),
+            cascade=_flag(document, "cascade"),
+            ensemble=_flag(document, "ensemble"),
         )
         problem = next(routing_objections(made), None)
     except (TypeError, AttributeError, ArithmeticError, ValueError) as error:
@@ -90,6 +93,13 @@ def routing_of(document: Mapping[str, Any]) -> Routing:
     if problem is not None:
         raise ValueError(f"provider.{problem[0]}: {problem[1]}")
     return made
+
+
+def _flag(document: Mapping[str, Any], name: str) -> bool | None:
+    value = document.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false")
+    return value
 
 
 def _nanodollars(dollars: Any) -> int | None:

@@ -197,7 +197,7 @@ FAILURES: Final[Mapping[str, tuple[type[_EndedTask], int]]] = {
     **dict.fromkeys(
         (
             "no_capacity", "no_local_capacity", "overloaded", "rate_limited", "unreachable", "switched_off",
-            "tenant_switched_off",
+            "tenant_switched_off", "no_other_node",
         ), (TaskRetryLater, 503)
     ),
     **dict.fromkeys(("unknown_role", "unknown_model"), (TaskTargetUnknown, 404)),
@@ -206,7 +206,8 @@ FAILURES: Final[Mapping[str, tuple[type[_EndedTask], int]]] = {
         (
             "contradiction", "context_too_small", "context_too_long", "incapable", "url_not_public", "invalid_request",
             "request_rejected", "no_research", "no_query", "too_many_queries", "not_in_only", "ignored",
-            "over_max_price", "too_slow", "data_rules", "parameters_not_taken", "no_fallbacks",
+            "over_max_price", "too_slow", "data_rules", "parameters_not_taken", "no_fallbacks", "no_cascade",
+            "no_ensemble", "cascade_and_ensemble", "not_for_several_models",
         ),
         (TaskInvalid, 400),
     ),

@@ -33,7 +33,17 @@ from headrace.messages import (
     conversation_of,
 )
 from headrace.requests import TaskOptions
-from headrace.results import AnswerChoice, Citation, Failure, Task, TrailStep, Usage
+from headrace.results import (
+    AnswerChoice,
+    Cascade,
+    Citation,
+    Ensemble,
+    Failure,
+    Task,
+    TeamMember,
+    TrailStep,
+    Usage,
+)
 from headrace.tools import tools_of
 
 
@@ -265,6 +275,48 @@ def task_of_completion(end: TaskCompleted, requested_model: str | None = None) -
             for one in end.trail
         ),
         policy_version=end.policy_version,
+        ensemble=_ensemble(end.ensemble),
+        cascade=_cascade(end.cascade),
+    )
+
+
+def _ensemble(told: events.EnsembleSummary | None) -> Ensemble | None:
+    if told is None:
+        return None
+    return Ensemble(
+        members=tuple(map(_member, told.members)),
+        answered=told.answered,
+        combined_by=told.combined_by,
+        coherence=told.coherence,
+        goal=told.goal,
+    )
+
+
+def _cascade(told: events.CascadeSummary | None) -> Cascade | None:
+    if told is None:
+        return None
+    return Cascade(
+        members=tuple(map(_member, told.members)),
+        rungs=told.rungs,
+        rung=told.rung,
+        sufficient=told.sufficient,
+        confidence=told.confidence,
+        reason=told.reason,
+        saved_nanodollars=told.saved_nanodollars,
+    )
+
+
+def _member(told: events.MemberSummary) -> TeamMember:
+    return TeamMember(
+        part=told.part,
+        provider=told.provider,
+        model=told.model,
+        node=told.node,
+        outcome=None if told.outcome is None else str(told.outcome),
+        score=told.score,
+        cost_nanodollars=told.cost_nanodollars,
+        model_ms=told.model_ms,
+        chosen=told.chosen,
     )
 
 

@@ -10,7 +10,20 @@ from typing import Any
 from headrace.errors import NotUnderstood
 from headrace.message_documents import message_of
 from headrace.messages import Message, RefusalText, Text
-from headrace.results import AnswerChoice, Citation, Failure, Key, Preferences, Task, TaskPage, TrailStep, Usage
+from headrace.results import (
+    AnswerChoice,
+    Cascade,
+    Citation,
+    Ensemble,
+    Failure,
+    Key,
+    Preferences,
+    Task,
+    TaskPage,
+    TeamMember,
+    TrailStep,
+    Usage,
+)
 
 
 class Reader:
@@ -72,6 +85,9 @@ class Reader:
 
     def texts(self, name: str) -> tuple[str, ...]:
         return tuple(str(item) for item in self._list(name))
+
+    def optional_number(self, name: str) -> float | None:
+        return None if self._document.get(name) is None else self.number(name)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         values = self._list(name)
@@ -179,6 +195,48 @@ def task_of(document: Any) -> Task:
         model_ms=read.number("model_ms"),
         trail=tuple(_step_of(step) for step in read.objects("trail")),
         policy_version=read.optional_text("policy_version"),
+        ensemble=_ensemble_of(read.object("ensemble")),
+        cascade=_cascade_of(read.object("cascade")),
+    )
+
+
+def _ensemble_of(read: Reader | None) -> Ensemble | None:
+    if read is None:
+        return None
+    return Ensemble(
+        members=tuple(map(_member_of, read.objects("members"))),
+        answered=read.integer("answered"),
+        combined_by=read.optional_text("combined_by") or "",
+        coherence=read.optional_number("coherence"),
+        goal=read.optional_number("goal"),
+    )
+
+
+def _cascade_of(read: Reader | None) -> Cascade | None:
+    if read is None:
+        return None
+    return Cascade(
+        members=tuple(map(_member_of, read.objects("members"))),
+        rungs=read.integer("rungs"),
+        rung=read.integer("rung"),
+        sufficient=read.flag("sufficient"),
+        confidence=read.optional_number("confidence"),
+        reason=read.optional_text("reason") or "",
+        saved_nanodollars=read.integer("saved_nanodollars"),
+    )
+
+
+def _member_of(read: Reader) -> TeamMember:
+    return TeamMember(
+        part=read.text("part"),
+        provider=read.optional_text("provider"),
+        model=read.optional_text("model"),
+        node=read.optional_text("node"),
+        outcome=read.optional_text("outcome"),
+        score=read.optional_number("score"),
+        cost_nanodollars=read.integer("cost_nanodollars"),
+        model_ms=read.number("model_ms"),
+        chosen=read.flag("chosen"),
     )
 
 

@@ -37,7 +37,7 @@ class TaskOptions(TypedDict, total=False):
     preferred_provider: Provider to try first if the rules allow it.
     provider: What is asked of the choice among models, as OpenRouter's `provider`: order, only, ignore, sort (price,
         latency, throughput) or strategy, max_price, min_throughput, allow_fallbacks, require_parameters,
-        data_collection, zdr.
+        data_collection, zdr; and cascade and ensemble, to ask for what the role has of these, or to forbid it.
     allow_cached: Whether the earlier answer of an equal task may be used.
     max_tokens, temperature, top_p, stop, seed, json: Sampling; json asks for an answer that is one JSON value.
     tools: Tools that the model may call. `run_tools` calls them as well.

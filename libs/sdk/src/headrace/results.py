@@ -93,6 +93,69 @@ class TrailStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeamMember:
+    """One of several models that worked on a task together.
+
+    Attributes:
+        part: primary, validation, technical; rung; judge, self_rating, validator.
+        outcome: How its last attempt ended; None if it was still running, and was stopped.
+        score: What it says of what it rates, from 0 to 1.
+        model_ms: Milliseconds that its answer took.
+        chosen: Whether the task's answer is its.
+    """
+
+    part: str
+    provider: str | None = None
+    model: str | None = None
+    node: str | None = None
+    outcome: str | None = None
+    score: float | None = None
+    cost_nanodollars: int = 0
+    model_ms: float = 0.0
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """How several models have answered a task together.
+
+    Attributes:
+        answered: Members that have answered.
+        combined_by: What has chosen the answer: vote, judge, best_of, or only where there was one.
+        coherence: How alike the answers are, from 0 to 1; None with fewer than two.
+        goal: The coherence that the policy wants.
+    """
+
+    members: tuple[TeamMember, ...] = ()
+    answered: int = 0
+    combined_by: str = ""
+    coherence: float | None = None
+    goal: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """How far up its ladder a task had to go.
+
+    Attributes:
+        rungs: Rungs of the ladder.
+        rung: The rung whose answer it is, from 1; 0 without an answer.
+        sufficient: Whether the answer has passed all tests of confidence, or comes from the last rung.
+        confidence: The lowest score that a test gave it.
+        reason: Why it is the answer of this rung.
+        saved_nanodollars: What it would have cost at the last rung, less what all attempts have cost.
+    """
+
+    members: tuple[TeamMember, ...] = ()
+    rungs: int = 0
+    rung: int = 0
+    sufficient: bool = False
+    confidence: float | None = None
+    reason: str = ""
+    saved_nanodollars: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A task as reported by intake. What is not known yet is None.
 
@@ -107,6 +170,7 @@ class Task:
         cost_nanodollars: Cost of all attempts, in nano-dollars.
         model_ms: Duration of the answering attempt's model call, in milliseconds.
         trail: Decisions about the task with their reasons; empty in lists.
+        ensemble, cascade: What came of the several models that answered it, where several did.
     """
 
     id: str
@@ -139,6 +203,8 @@ class Task:
     model_ms: float = 0.0
     trail: tuple[TrailStep, ...] = ()
     policy_version: str | None = None
+    ensemble: Ensemble | None = None
+    cascade: Cascade | None = None
 
     @property
     def ended(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace_contracts.events import CommandKind, ServedFrom, TaskPhase, TaskState
+from headrace_contracts.events import CommandKind, ServedFrom, TaskCompleted, TaskPhase, TaskState
+from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
 from headrace_runtime.metrics import Metrics
 
 from headrace_router.decide.partition_life import PartitionPhase
@@ -23,6 +24,17 @@ class RouterMetrics:
         self._ignored = metrics.counter("ignored", "Events that changed nothing, by reason.", ["reason"])
         self._rejected = metrics.counter("candidates_rejected", "Candidates passed over, by reason.", ["code"])
         self._finished = metrics.counter("tasks_finished", "Tasks that ended, by status.", ["status", "served_from"])
+        self._cascades = metrics.counter(
+            "cascades",
+            "Tasks that a cascade has answered, by rung and whether that was sufficient.",
+            ["rung", "passed"],
+        )
+        self._cascade_dollars = metrics.counter(
+            "cascade_dollars", "What cascades have cost, and what their answers would have at the last rung.", ["what"]
+        )
+        self._ensembles = metrics.counter(
+            "ensembles", "Tasks that an ensemble has answered, by how, and how coherence was.", ["by", "coherence"]
+        )
         self._over_quota = metrics.counter("tasks_over_quota", "Tasks refused: their tenant had too many live ones.")
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
@@ -60,6 +72,23 @@ class RouterMetrics:
             self._finished.labels(state.result.status.value, served_from.value).inc()
             if state.result.failure is not None and state.result.failure.code == TOO_MANY_LIVE_TASKS:
                 self._over_quota.inc()
+            if served_from is ServedFrom.ATTEMPT:
+                self._of_several(state.result)
+
+    def _of_several(self, end: TaskCompleted) -> None:
+        cascade, ensemble = end.cascade, end.ensemble
+        if cascade is not None and cascade.rung:
+            self._cascades.labels(str(cascade.rung), str(cascade.sufficient).lower()).inc()
+            spent = sum(member.cost_nanodollars for member in cascade.members)
+            self._cascade_dollars.labels("spent").inc(spent / NANODOLLARS_IN_A_DOLLAR)
+            alone = max(0, spent + cascade.saved_nanodollars)
+            self._cascade_dollars.labels("last_rung").inc(alone / NANODOLLARS_IN_A_DOLLAR)
+        if ensemble is not None and ensemble.combined_by:
+            told = ensemble.coherence is not None and ensemble.goal is not None
+            reached = told and ensemble.coherence >= ensemble.goal  # type: ignore[operator]  # as `told` says
+            self._ensembles.labels(
+                ensemble.combined_by, "unknown" if not told else "at_goal" if reached else "below_goal"
+            ).inc()
 
     def ignored(self, reason: str) -> None:
         self._ignored.labels(reason).inc()

@@ -443,24 +443,50 @@ class AttemptRunner:
         left = outcomes.seconds_left(request.deadline_at, self._clock_ms())
         if left == 0:
             return outcomes.expired("the deadline had passed before the attempt began")
-        try:
-            return await self._pool.acquire(
-                request.provider,
-                request.model,
-                request.lane,
-                left,
-                request.tenant,
-                run.weight,
-                waited_seconds=run.queued_ms(self._clock_ms()) / 1000,
-                without=tried,
-                size=run.size,
-            )
-        except TimeoutError:
-            return outcomes.expired("the deadline passed while the attempt waited for a free slot")
-        except TooLittleTime as error:
-            return outcomes.too_late_to_begin(str(error))
-        except ModelNotOffered as error:
-            return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
+        apart, anywhere = self._apart(run, tried), False
+        while True:
+            try:
+                found = await self._pool.acquire(
+                    request.provider,
+                    request.model,
+                    request.lane,
+                    outcomes.seconds_left(request.deadline_at, self._clock_ms()),
+                    request.tenant,
+                    run.weight,
+                    waited_seconds=run.queued_ms(self._clock_ms()) / 1000,
+                    without=tried | apart,
+                    size=run.size,
+                )
+            except TimeoutError:
+                return outcomes.expired("the deadline passed while the attempt waited for a free slot")
+            except TooLittleTime as error:
+                return outcomes.too_late_to_begin(str(error))
+            except ModelNotOffered as error:
+                if not apart:
+                    return outcomes.not_asked(outcomes.NO_CAPACITY, str(error), lasting=False)
+                # Beside another attempt of its task is better than nowhere.
+                apart, anywhere = frozenset(), True
+                continue
+            # Another attempt of the task may have begun there while this one waited.
+            if not anywhere and found.name in (begun := self._apart(run, tried)):
+                self._pool.release(found, None, request.model, request.tenant, size=run.size)
+                apart |= begun
+                continue
+            return found
+
+    def _apart(self, run: RunningAttempt, tried: frozenset[str]) -> frozenset[str]:
+        """The endpoints to leave out because other attempts of its task ask the same model there: equal members of an
+        ensemble are to be independent. None, if there would be no other endpoint left."""
+        request = run.request
+        taken = frozenset(
+            other.node
+            for other in self._running.get((request.task_id, request.tenant), ())
+            if other is not run
+            and other.node is not None
+            and (other.request.provider, other.request.model) == (request.provider, request.model)
+        )
+        left = self._pool.serving(request.provider, request.model) - tried - taken
+        return taken if taken and left else frozenset()
 
     async def _ask(
         self, record: Record, run: RunningAttempt, endpoint: Endpoint, before: int

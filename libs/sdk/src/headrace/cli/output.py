@@ -143,6 +143,21 @@ def sources_of(task: Task) -> list[str]:
     return list(found.values())
 
 
+def several_models(task: Task) -> str | None:
+    """How several models have answered a task, in a line; None if one has."""
+    if (ensemble := task.ensemble) is not None:
+        alike = "unknown" if ensemble.coherence is None else f"{ensemble.coherence:.2f}"
+        goal = "" if ensemble.goal is None else f" (goal {ensemble.goal:g})"
+        how = f" by {ensemble.combined_by}" if ensemble.combined_by else ""
+        members = [one for one in ensemble.members if one.part != "judge"]
+        return f"ensemble: {ensemble.answered} of {len(members)} answered, chosen{how}; coherence {alike}{goal}"
+    if (cascade := task.cascade) is not None and cascade.rung:
+        saved = dollars(abs(cascade.saved_nanodollars))
+        compared = "saved" if cascade.saved_nanodollars >= 0 else "cost more than the last rung by"
+        return f"cascade: rung {cascade.rung} of {cascade.rungs}, {cascade.reason}; {compared} {saved}"
+    return None
+
+
 def task_summary(task: Task) -> Text:
     """The key facts of an ended task besides its answer, in a few lines."""
     lines = Text()
@@ -156,6 +171,8 @@ def task_summary(task: Task) -> Text:
         lines.append(f", {took:.2f} s")
     if task.usage.output_tokens:
         lines.append(f", {task.usage.input_tokens}+{task.usage.output_tokens} tokens")
+    if (together := several_models(task)) is not None:
+        lines.append(f"\n{together}", "dim")
     if task.failure is not None:
         lines.append(f"\n{task.failure.code}: ", "red").append(task.failure.message)
     for source in sources_of(task):

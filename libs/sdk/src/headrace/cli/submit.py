@@ -80,6 +80,12 @@ def submit(
     strategy: Annotated[
         str | None, typer.Option(help=f"How models are put in order: {', '.join(STRATEGIES)}.", show_default=False)
     ] = None,
+    cascade: Annotated[
+        bool | None, typer.Option("--cascade/--no-cascade", help="The role's small models first, or not.")
+    ] = None,
+    ensemble: Annotated[
+        bool | None, typer.Option("--ensemble/--no-ensemble", help="Several models of the role together, or not.")
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Maximum cost, in US dollars.", min=0)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the answer is useless.", min=0)] = None,
     session: Annotated[str | None, typer.Option(help="Conversation whose tasks keep their order.")] = None,
@@ -122,7 +128,7 @@ def submit(
         "priority": priority.value if priority else None,
         "mode": mode.value if mode else None,
         "preferred_provider": provider,
-        "provider": _choice(only=only, ignore=ignore, strategy=strategy),
+        "provider": _choice(only=only, ignore=ignore, strategy=strategy, cascade=cascade, ensemble=ensemble),
         "budget": budget,
         "deadline": deadline,
         "session": session,
@@ -141,9 +147,9 @@ def submit(
     run(_submit(prompt, options, form, idempotency_key, wait=wait, timeout=timeout, json_output=json_output))
 
 
-def _choice(**said: list[str] | str | None) -> dict[str, Any] | None:
+def _choice(**said: list[str] | str | bool | None) -> dict[str, Any] | None:
     """What is asked of the choice among models; None if nothing is."""
-    return {name: value for name, value in said.items() if value} or None
+    return {name: value for name, value in said.items() if value or value is False} or None
 
 
 async def _submit(

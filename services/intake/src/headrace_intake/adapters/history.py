@@ -14,6 +14,7 @@ from headrace_intake.decide import vectors
 from headrace_intake.decide.choices import loaded
 from headrace_intake.decide.pages import After, Filter
 from headrace_intake.decide.rows import LONGEST_NAME
+from headrace_intake.decide.several_models import loaded_cascade, loaded_ensemble
 from headrace_intake.decide.views import TaskView
 
 _SUMMARY: Final = (
@@ -22,7 +23,7 @@ _SUMMARY: Final = (
     "failure_message, provider, model, node, simulated, served_from, source_task_id, input_tokens, output_tokens, "
     "cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, reasoning_tokens, "
     "image_tokens, audio_tokens, searches, cost_nanodollars, attempts, "
-    "model_ms, policy_version"
+    "model_ms, policy_version, ensemble, cascade"
 )
 _ANSWER: Final = f"{_SUMMARY}, answer_cipher, answer, choices, embeddings"
 _ONE: Final = f"SELECT {_ANSWER}, trail FROM intake.tasks WHERE task_id = $1 AND tenant = $2"
@@ -147,6 +148,8 @@ def view_of(row: dict[str, Any]) -> TaskView:
         model_ms=row["model_ms"],
         trail=tuple(TrailStep(**step) for step in json.loads(row.get("trail") or "[]")),
         policy_version=row["policy_version"],
+        ensemble=loaded_ensemble(row["ensemble"]),
+        cascade=loaded_cascade(row["cascade"]),
     )
 
 

@@ -10,6 +10,7 @@ from headrace_contracts.content import ContentSealed
 from headrace_contracts.events import AnswerChoice, PartKind, TaskStatus, Usage
 from headrace_contracts.floors import BELOW_FLOOR, CONTRADICTION
 
+from headrace_intake.decide import several_models
 from headrace_intake.decide.choices import answers_of, calls, logprobs, message, texts
 from headrace_intake.decide.refusals import Refusal
 from headrace_intake.decide.replies import Delta, HeardPiece
@@ -41,6 +42,11 @@ STATUS_OF: Final[Mapping[str, int]] = {
     "no_research": 400,
     "no_query": 400,
     "too_many_queries": 400,
+    "no_cascade": 400,
+    "no_ensemble": 400,
+    "cascade_and_ensemble": 400,
+    "not_for_several_models": 400,
+    "no_other_node": 503,
     "not_in_only": 400,
     "ignored": 400,
     "over_max_price": 400,
@@ -113,6 +119,8 @@ def provenance(end: TaskView) -> dict[str, Any]:
         "cost_usd": dollars(end.cost_nanodollars),
         "attempts": end.attempts,
         "privacy": end.privacy,
+        "ensemble": several_models.shown(end.ensemble),
+        "cascade": several_models.shown(end.cascade),
     }
 
 

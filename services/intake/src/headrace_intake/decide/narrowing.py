@@ -28,7 +28,7 @@ class HighestPrice(BaseModel):
 
 class ProviderChoice(BaseModel):
     """Which providers and models may run a task, and in which order they are tried. `sort` and `strategy` say the same
-    in two vocabularies."""
+    in two vocabularies. `cascade` and `ensemble` ask for what the task's role has, or forbid it."""
 
     model_config = _STRICT
 
@@ -43,6 +43,8 @@ class ProviderChoice(BaseModel):
     require_parameters: bool | None = None
     data_collection: Literal["allow", "deny"] | None = None
     zdr: bool | None = None
+    cascade: bool | None = None
+    ensemble: bool | None = None
 
     def event(self) -> Routing | None:
         """As the task's event has it; None if it asks for nothing. Raises ValueError, worded for the caller."""

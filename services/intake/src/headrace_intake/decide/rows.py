@@ -15,7 +15,7 @@ from typing import Any, Final
 from headrace_contracts.events import HistoryChanged, HistoryChangeKind, TaskCompleted, TaskSubmitted, Turn
 from headrace_streams.records import Record
 
-from headrace_intake.decide import vectors
+from headrace_intake.decide import several_models, vectors
 from headrace_intake.decide.choices import stored
 from headrace_intake.decide.responses.turns import KeptTurn, added_id, stored_turn, turn_of_task
 
@@ -46,7 +46,7 @@ COMPLETED_COLUMNS: Final = (
     ("cache_write_5m_tokens", "bigint"), ("cache_write_1h_tokens", "bigint"), ("reasoning_tokens", "bigint"),
     ("image_tokens", "bigint"), ("audio_tokens", "bigint"), ("searches", "bigint"),
     ("cost_nanodollars", "bigint"), ("attempts", "integer"), ("model_ms", "double precision"), ("trail", "jsonb"),
-    ("policy_version", "text"),
+    ("policy_version", "text"), ("ensemble", "text"), ("cascade", "text"),
 )  # fmt: skip
 """Columns that a completion fills, with their types."""
 
@@ -227,6 +227,8 @@ def completed_row(record: Record, end: TaskCompleted) -> Row:
         end.model_ms if math.isfinite(end.model_ms) else 0.0,
         _json(trail),
         _name(end.policy_version),
+        several_models.stored(end.ensemble),
+        several_models.stored(end.cascade),
     )
 
 

@@ -9,9 +9,20 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from headrace_contracts.content import PLAIN
-from headrace_contracts.events import AnswerChoice, Content, Failure, TaskCompleted, TaskSubmitted, TrailStep, Usage
+from headrace_contracts.events import (
+    AnswerChoice,
+    CascadeSummary,
+    Content,
+    EnsembleSummary,
+    Failure,
+    TaskCompleted,
+    TaskSubmitted,
+    TrailStep,
+    Usage,
+)
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
 
+from headrace_intake.decide import several_models
 from headrace_intake.decide.vectors import in_numbers, sealed_with
 
 ACCEPTED: Final = "accepted"
@@ -58,6 +69,8 @@ class TaskView:
     model_ms: float | None = None
     trail: tuple[TrailStep, ...] = ()
     policy_version: str | None = None
+    ensemble: EnsembleSummary | None = None
+    cascade: CascadeSummary | None = None
     keeps_turn: bool = False
 
     @property
@@ -118,6 +131,8 @@ def with_completion(view: TaskView | None, end: TaskCompleted) -> TaskView:
         model_ms=end.model_ms,
         trail=end.trail,
         policy_version=end.policy_version,
+        ensemble=end.ensemble,
+        cascade=end.cascade,
     )
 
 
@@ -202,5 +217,7 @@ def summary(view: TaskView) -> dict[str, Any]:
         "attempts": view.attempts,
         "model_ms": view.model_ms,
         "policy_version": view.policy_version,
+        "ensemble": several_models.shown(view.ensemble),
+        "cascade": several_models.shown(view.cascade),
         "links": links(view.task_id),
     }

@@ -5,8 +5,9 @@
 Each of their attempts is one like any other: chosen by the same rules, in the journal, in the trail, with its usage,
 and counted against the task's budget with its worst case while it is out. Their numbers come from the task's one row of
 attempts. What any of them has answered is in the journal, so that whoever takes the task over asks for none of it
-again. A task of several models has one place in its tenant's window of attempts, however many it has out, and its caller is
-sent no text before all is decided: pieces of an answer that is then not the answer would have to be taken back.
+again. A task of several models has one place in its tenant's window of attempts, however many it has out, and its
+caller is sent no text before all is decided: pieces of an answer that is then not the answer would have to be taken
+back.
 
 A refusal by the safety system of any of them, be it one that only judges, is the task's answer: nobody else is asked
 because of it, and who is being asked is stopped.
