@@ -18,6 +18,8 @@ from headrace_models.simulator.facts import Facts, read_off
 
 REFUSAL_MARK: Final = "simulate: refusal"
 """A prompt that contains this is declined, as if by a model's safety system."""
+UNSURE_MARK: Final = "simulate: unsure"
+"""An answer to a prompt that contains this is rated low by whoever is asked to."""
 REFUSAL_TEXT: Final = "I can't help with that."
 
 _ROLES: Final = (
@@ -50,6 +52,8 @@ def refuses(messages: Sequence[ChatMessage]) -> bool:
 
 def answer(messages: Sequence[ChatMessage], *, model: str, as_json: bool) -> str:
     """Always the same text for the same messages, model and form."""
+    if (verdict := _verdict(messages)) is not None:
+        return verdict
     text = _last_user_text(messages)
     facts = read_off(text)
     role = role_of(messages)
@@ -59,6 +63,15 @@ def answer(messages: Sequence[ChatMessage], *, model: str, as_json: bool) -> str
         document = _as_document(role, facts, seed)
         return json.dumps({**document, "summary": f"{document['summary']}{cited}"}, ensure_ascii=False)
     return _FORMS[role](facts, seed) + cited
+
+
+def _verdict(messages: Sequence[ChatMessage]) -> str | None:
+    """The reply to a prompt that asks to rate an answer, or to choose the best of several; None for any other."""
+    told = " ".join(message.text for message in messages if message.role == "system")
+    if '{"confidence": c}' in told:
+        unsure = any(UNSURE_MARK in message.text for message in messages)
+        return '{"confidence": 0.2}' if unsure else '{"confidence": 0.9}'
+    return '{"best": 1}' if '{"best": n}' in told else None
 
 
 def _cited(messages: Sequence[ChatMessage]) -> str:
