@@ -105,7 +105,7 @@ class Clients:
             if self._last is not None and rng.random() < world.plan.alike:
                 task, at = self._alike(self._last[0]), self._last[1] + rng.choice((0.0, 0.1, 1.0, 5.0))
             else:
-                task, at = world.questions.dressed(self._draw_task()), rng.uniform(0.0, seconds)
+                task, at = world.teams.dressed(world.questions.dressed(self._draw_task())), rng.uniform(0.0, seconds)
             self._last = (task, at)
             self._later(at, self._one_task(as_sent(task)))
         if world.plan.rate(Fault.POISON):

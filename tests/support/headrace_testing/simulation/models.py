@@ -31,6 +31,7 @@ from headrace_models.ports import (
 
 from headrace_testing.simulation.plan import Fault, Plan
 from headrace_testing.simulation.research import SOURCES, answer_of, is_search
+from headrace_testing.simulation.several_models import verdict_on
 from headrace_testing.simulation.trace import Trace
 
 LOCAL_MODELS = ("gemma2:2b", "phi3:3.8b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7b", "llama3:8b")
@@ -224,6 +225,8 @@ class SimulatedProvider:
         bytes_in = sum(len(message.text.encode()) for message in request.messages)
         said = request.messages[-1].text
         found = answer_of(self._provider, said) if is_search(self._provider) else answer_to(said)
+        system = " ".join(message.text for message in request.messages if message.role == "system")
+        found = verdict_on(said, system) or found
         answer = "I must not say." if declines else found
         output = rng.randint(1, max(1, min(request.max_output_tokens, 400)))
         usage = CallUsage(rng.randint(1, bytes_in), output, searches=0)

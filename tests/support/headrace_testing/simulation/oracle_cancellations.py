@@ -48,13 +48,23 @@ def _check_told(judge: Judge, seen: Seen, topic: str, event: AttemptsCancelled) 
 
 
 def _check_taken_back(judge: Judge, seen: Seen, topic: str, event: AttemptsCancelled) -> None:
-    """An attempt is taken back by a decision that counts, for a later one on our own nodes, or to wait for one."""
+    """An attempt is taken back by a decision that counts, for a later one on our own nodes, or to wait for one; or it
+    is stopped, as the task of several models that it is for has ended."""
+    if seen.event_id is not None and seen.event_id.endswith("/stopped"):
+        sent = [request for _, request in judge.topics.of_task(event.task_id) if request.number == event.number]
+        if (topic, seen.event_id) not in judge.topics.commands or (sent and not _of(sent[0].provider, topic)):
+            judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands")
+        return
     states = [each.entry.state for each in judge.topics.commands.get((topic, seen.event_id), ())]
     if not any(state is not None and (state.attempts or state.result is not None) for state in states):
         judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands (by {seen.client})")
     sent = [request for _, request in judge.topics.of_task(event.task_id) if request.number == event.number]
     if topic != f"{_STOPPED}local" or any(request.provider != "ollama" for request in sent):
         judge.violated(f"{topic} got {seen.event_id}, which is about no attempt on our own nodes")
+
+
+def _of(provider: str, topic: str) -> bool:
+    return (provider == "ollama") is topic.endswith("local")
 
 
 def _check_stopped(judge: Judge, seen: Seen, event: AttemptFinished) -> None:

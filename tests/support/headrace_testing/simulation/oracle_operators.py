@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 def check_sent(judge: Judge, process: SimulatedProcess, state: TaskState) -> None:
     """No attempt is sent to what is off; to be called with each decision, when it is made."""
     body, now = process.body, process.clock()
-    if not isinstance(body, RouterBody) or state.phase is not TaskPhase.RUNNING:
+    if not isinstance(body, RouterBody) or state.phase not in (TaskPhase.RUNNING, TaskPhase.CONSULTING):
         return
-    sent = state.attempts[-1]
-    # A state that is only written again says when its attempt was sent.
-    if sent.dispatched_at != now:
-        return
-    for off in body.off(now):
-        if names(off, sent.provider, sent.model, sent.place):
-            judge.violated(f"{process.name} sends to {sent.provider}/{sent.model} while {off.kind}/{off.name} is off")
+    members = () if state.panel is None else state.panel.members
+    of_members = [one.attempts[-1] for one in members if one.attempts]
+    newest = state.attempts[-1:] if state.phase is TaskPhase.RUNNING else of_members
+    for sent in newest:
+        # A state that is only written again says when its attempt was sent.
+        if sent.dispatched_at != now:
+            continue
+        for off in body.off(now):
+            if names(off, sent.provider, sent.model, sent.place):
+                judge.violated(
+                    f"{process.name} sends to {sent.provider}/{sent.model} while {off.kind}/{off.name} is off"
+                )
 
 
 def verdict(judge: Judge) -> Sequence[str]:

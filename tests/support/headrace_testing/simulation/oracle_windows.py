@@ -48,11 +48,11 @@ def _kept(judge: Judge) -> Iterator[str]:
             if state is None:
                 continue
             before = out.pop(entry.task_id, None)
-            if state.phase not in (TaskPhase.RUNNING, TaskPhase.SEARCHING):
+            if state.phase not in (TaskPhase.RUNNING, TaskPhase.SEARCHING, TaskPhase.CONSULTING):
                 continue
             task = task_of(state)
-            if state.phase is TaskPhase.SEARCHING:
-                # It has one place, however many searches are out.
+            if state.phase is not TaskPhase.RUNNING:
+                # It has one place, however many searches, or members, are out.
                 assert state.work_topic is not None
                 name = task.tenant, state.work_topic
             else:

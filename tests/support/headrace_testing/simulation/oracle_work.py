@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from headrace_contracts.events import AttemptRequested
 from headrace_contracts.groups import local_worker_of
 from headrace_contracts.headers import UNORDERED, header
 from headrace_contracts.topics import topic_named
@@ -115,7 +116,20 @@ def check_begin(judge: Judge, process: SimulatedProcess, group: str, record: Rec
 def _in_session(judge: Judge, place: Place) -> bool:
     """Whether its order counts: only a session asks for one. What nobody can read might be of one."""
     found = judge.topics.work.get(place)
-    return found is None or (found[1].session is not None and not is_search(found[1].provider))
+    return found is None or _is_ordered(judge, found[1])
+
+
+def _is_ordered(judge: Judge, request: AttemptRequested) -> bool:
+    """Whether an attempt is to keep the order of its session: searches and members of an ensemble run side by side."""
+    return request.session is not None and not is_search(request.provider) and not _is_of_ensemble(judge, request)
+
+
+def _is_of_ensemble(judge: Judge, request: AttemptRequested) -> bool:
+    decided = [entry.state for _, entry in judge.topics.decisions[request.task_id] if entry.state is not None]
+    panels = [state.panel for state in decided if state.panel is not None and state.panel.kind == "ensemble"]
+    return any(
+        attempt.number == request.number for panel in panels for one in panel.members for attempt in one.attempts
+    )
 
 
 def check_end(judge: Judge, process: SimulatedProcess, record: Record, calls: Sequence[Call]) -> None:
@@ -165,7 +179,7 @@ def _order_without_need(judge: Judge) -> Iterator[str]:
     key. They do as they are told: `check_begin` looks at sessions, tests of the engine at the rest."""
     for place, (seen, request) in judge.topics.work.items():
         ordered = header(seen.record.headers, UNORDERED) is None
-        if ordered is not (request.session is not None and not is_search(request.provider)):
+        if ordered is not _is_ordered(judge, request):
             order = "in the order of its key" if ordered else "in any order"
             yield f"attempt {request.attempt_id} at {place[0]}[{place[1]}]@{place[2]} is to run {order}"
 

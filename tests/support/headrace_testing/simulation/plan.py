@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace_testing.simulation.research import searches
+from headrace_testing.simulation.several_models import several
 
 
 class Fault(StrEnum):
@@ -149,6 +150,7 @@ class Plan:
         sites: The site of each local worker, drawn from a generator of its own; without any, all are of none. Workers
             of one site have the same nodes, those of different sites different ones.
         research: Whether some tasks search before a model answers, and there are sources to ask.
+        several: Whether some tasks ask for a cascade or an ensemble.
         paid: Whether all tasks are for cloud providers, and their workers are killed now and then; drawn from a
             generator of its own.
     """
@@ -177,6 +179,7 @@ class Plan:
     alike: float
     sites: tuple[str, ...] = ()
     research: bool = False
+    several: bool = False
     paid: bool = False
 
     def rate(self, fault: Fault) -> float:
@@ -233,5 +236,6 @@ def draw_plan(seed: int, rng: random.Random) -> Plan:
         alike=rng.choice((0.0, 0.2, 0.6)),
         sites=sites,
         research=searches(seed),
+        several=several(seed),
         paid=paid,
     )

@@ -40,6 +40,7 @@ from headrace_testing.simulation.plan import SITES, Fault, Plan, draw_plan
 from headrace_testing.simulation.processes import AccountantBody, Body, RouterBody, SimulatedProcess, WorkerBody
 from headrace_testing.simulation.research import Questions
 from headrace_testing.simulation.settings import SettingsWriter
+from headrace_testing.simulation.several_models import JUDGED, VOTE, TeamTasks, with_ensemble
 from headrace_testing.simulation.trace import Trace
 
 EPOCH_MS = 1_790_000_000_000
@@ -94,7 +95,10 @@ def kit() -> Kit:
 
 
 def _tempted(name: str, role: RolePolicy) -> RolePolicy:
-    """Two roles ask first for a model that the nodes list and their maker's cloud runs: nobody may get it."""
+    """Two roles ask first for a model that the nodes list and their maker's cloud runs: nobody may get it. Two others
+    have ensembles."""
+    if name in (VOTE, JUDGED):
+        role = with_ensemble(role, judged=name == JUDGED)
     first = {"documentation": REMOTE_BY_NAME, "security_reviewer": REMOTE_BY_HOST}.get(name)
     if first is None:
         return role
@@ -120,6 +124,7 @@ class SimulatedWorld:
         self.cluster.witness = self.judge
         self.processes = self._processes()
         self.questions = Questions(seed, some=self.plan.research)
+        self.teams = TeamTasks(seed, some=self.plan.several)
         self.clients = Clients(self)
         self.settings = SettingsWriter(self)
         self.forgers = Forgers(self)

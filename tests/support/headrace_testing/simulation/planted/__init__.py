@@ -13,6 +13,7 @@ from headrace_testing.simulation.planted import (
     operators,
     research,
     router,
+    several_models,
     sites,
     workers,
 )
@@ -20,7 +21,7 @@ from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 BUGS: Sequence[Bug] = (
     *journal.BUGS, *router.BUGS, *engine.BUGS, *workers.BUGS, *ledger.BUGS, *lasting.BUGS, *sites.BUGS,
-    *operators.BUGS, *research.BUGS,
+    *operators.BUGS, *research.BUGS, *several_models.BUGS,
 )  # fmt: skip
 
 
