@@ -25,6 +25,7 @@ from headrace.cli.output import (
 from headrace.cli.running import FAILED, addresses, fail, open_client, run
 from headrace.cli.timeparse import time_before
 from headrace.results import Task
+from headrace.savings import SavingsReport, savings_of
 from headrace.times import local_clock
 
 if TYPE_CHECKING:
@@ -84,6 +85,59 @@ async def _list(limit: int, **filters: str | datetime | None) -> list[Task]:
             if len(found) == limit:
                 break
     return found
+
+
+@app.command()
+def savings(
+    role: Annotated[str | None, typer.Option(help="Only tasks of this role.")] = None,
+    since: Annotated[str, typer.Option(help="A time (2027-01-01T12:00:00Z) or an age (30m, 2h, 7d).")] = "24h",
+    until: Annotated[str | None, typer.Option(help="A time or an age.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """What cascades have saved, by role: the share of tasks that the smallest model has answered, what they have cost,
+    and what the last rung would have cost; and how much the members of ensembles agree.
+
+    \b
+    Examples:
+      headrace tasks savings --since 7d
+      headrace tasks savings --role general --json | jq .cascades[].saved_nanodollars
+    """
+    report = run(_savings(role=role, since=time_before(since), until=time_before(until)))
+    if json_output:
+        print_json(report)
+        return
+    if not report.cascades and not report.ensembles:
+        ERR.print("no task was answered by several models", style="dim")
+    if report.cascades:
+        rows = table(
+            "role", "cascades", "smallest", "not passed", "cost", "saved",
+            right=["cascades", "smallest", "not passed", "cost", "saved"],
+        )  # fmt: skip
+        for one in report.cascades:
+            rows.add_row(
+                one.role, str(one.tasks), f"{one.share_small:.0%}", str(one.insufficient),
+                dollars(one.spent_nanodollars), _signed(one.saved_nanodollars),
+            )  # fmt: skip
+        OUT.print(rows)
+    if report.ensembles:
+        rows = table(
+            "role", "ensembles", "coherence", "at goal", "cost", right=["ensembles", "coherence", "at goal", "cost"]
+        )
+        for each in report.ensembles:
+            alike = "" if each.mean_coherence is None else f"{each.mean_coherence:.2f}"
+            rows.add_row(
+                each.role, str(each.tasks), alike, f"{each.at_goal} of {each.compared}", dollars(each.cost_nanodollars)
+            )
+        OUT.print(rows)
+
+
+def _signed(nanodollars: int) -> str:
+    return dollars(nanodollars) if nanodollars >= 0 else f"-{dollars(-nanodollars)}"
+
+
+async def _savings(**filters: str | datetime | None) -> SavingsReport:
+    async with open_client() as client:
+        return savings_of([task async for task in client.list_all(limit=200, **filters)])
 
 
 @app.command()
