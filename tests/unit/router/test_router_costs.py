@@ -46,7 +46,7 @@ def test_each_kind_of_token_has_its_price(usage: Usage, nanodollars: int) -> Non
 @given(usages)
 def test_a_lease_that_covers_the_worst_case_covers_any_kinds_of_input(usage: Usage) -> None:
     for model in ("claude-haiku-5-5", "claude-sonnet-4-6", "unheard-of"):
-        most = worst_case(BOOK, "anthropic", model, usage.input_tokens, usage.output_tokens)
+        most = worst_case(BOOK.price("anthropic", model), usage.input_tokens, usage.output_tokens)
         assert most is not None
         assert cost(BOOK, "anthropic", model, usage) <= most
 

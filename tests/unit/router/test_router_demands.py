@@ -27,10 +27,11 @@ from headrace_contracts.events import (
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.demands import capable, demands
 from headrace_router.decide.equality import equality_digest
+from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.publications import _options_for
 from headrace_router.decide.rules import TaskRules
-from headrace_testing.routing import Desk, node, task
+from headrace_testing.routing import NOW, Desk, node, task
 
 TOOL = Tool(name="f")
 IMAGE = MessagePart(kind=PartKind.IMAGE, content=Content(data=b"x"), media_type="image/png")
@@ -66,7 +67,8 @@ def test_what_is_demanded(asked: TaskSubmitted, demanded: set[str]) -> None:
 )
 def test_only_nodes_whose_model_can_are_asked(told: tuple[str, ...] | None, able: bool) -> None:
     status = replace(node("a"), models=(ModelStatus(name="m:latest", capabilities=told),))
-    nodes, lacking = capable([status], "m", Place.LOCAL, frozenset({"tools"}))
+    offer = Fleet([status]).offer("ollama", "m", Place.LOCAL)
+    nodes, lacking = capable(offer, offer.usable(NOW), frozenset({"tools"}))
     assert bool(nodes) is able
     assert lacking == (frozenset() if able else {"tools"})
 

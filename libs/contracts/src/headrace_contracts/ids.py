@@ -54,12 +54,11 @@ def dead_letter_id(topic: str, partition: int, offset: int) -> str:
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """SHA-256, in hex, over parts that are delimited from each other."""
-    sha = hashlib.sha256()
+    delimited = []
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        sha.update(len(data).to_bytes(8, "big"))
-        sha.update(data)
-    return sha.hexdigest()
+        delimited += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(delimited)).hexdigest()
 
 
 def route_key(

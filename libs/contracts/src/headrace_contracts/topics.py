@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 from headrace_contracts import events
@@ -276,6 +277,7 @@ WORK_LOCAL: Final = "work.local."
 """How the names of all topics of local attempts begin, those of sites included; no other name does."""
 
 
+@lru_cache(maxsize=1_024)
 def work_topic(place: events.Place, lane: events.Lane, site: str = NO_SITE) -> TopicSpec:
     """The topic for attempts on local nodes, of a site if one is given, or in the cloud, in a lane.
 

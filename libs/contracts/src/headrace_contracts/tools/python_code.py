@@ -97,6 +97,8 @@ def _domain_module(domain: str, names: list[str], schemas: SchemaSet) -> str:
         f"from headrace_contracts.events.{other} import {', '.join(sorted(used))}"
         for other, used in sorted(foreign.items())
     ]
+    if has_records:
+        imports.append("from headrace_contracts.frozen import cheaply_made")
     return _HEADER.format(doc=f"Events of the domain {domain}.") + "\n" + "\n".join(imports) + "\n\n\n" + text
 
 
@@ -128,7 +130,8 @@ def _class(schema: dict[str, Any], records: frozenset[str]) -> str:
         doc += textwrap.wrap(
             f"{_name(field)}: {field['doc']}{unit}", 112, initial_indent=" " * 8, subsequent_indent=" " * 12
         )
-    lines = ["@dataclass(frozen=True, slots=True, kw_only=True)", f"class {schema['name']}:", *doc, '    """', ""]
+    lines = ["@cheaply_made", "@dataclass(frozen=True, slots=True, kw_only=True)"]
+    lines += [f"class {schema['name']}:", *doc, '    """', ""]
     lines.append(f'    FULL_NAME: ClassVar[str] = "{schema["namespace"]}.{schema["name"]}"')
     lines.append("")
     lines += [f"    {_name(field)}: {_type(field['type'])}{_default(field)}" for field in fields]

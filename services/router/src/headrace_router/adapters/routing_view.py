@@ -59,6 +59,7 @@ class RoutingView:
         self._expired: defaultdict[str, dict[str, NodeStatus]] = defaultdict(dict)
         self._provider_of: dict[str, str] = {}
         self._fleet: Fleet | None = None
+        self._former_fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
         self.sites = frozenset({NO_SITE, *sites})
         # Reports from sites that are not among them: site and expiry by key.
@@ -168,7 +169,7 @@ class RoutingView:
 
     def _newest_fleet(self) -> Fleet:
         if self._fleet is None:
-            self._fleet = Fleet(self._known())
+            self._fleet = self._former_fleet = Fleet(self._known(), self._former_fleet)
         return self._fleet
 
     def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:

@@ -16,26 +16,26 @@ from headrace_contracts.events import (
     Place,
     Privacy,
     Rejection,
-    Routing,
     TaskSubmitted,
 )
 from headrace_contracts.floors import Objection
+from headrace_contracts.frozen import cheaply_made
 from headrace_contracts.sites import NO_SITE
 from headrace_contracts.switches import SWITCHED_OFF
 
 from headrace_router.decide.costs import dollars, longest_prompt, most_in_options, most_tokens, worst_case
 from headrace_router.decide.demands import capable, demands
-from headrace_router.decide.fleet import longest_context
+from headrace_router.decide.kinds import INCAPABLE, Kind, kind_of, lacks, listed_by
 from headrace_router.decide.measures import size_of_task
 from headrace_router.decide.model import DecisionContext
+from headrace_router.decide.offers import Room
 from headrace_router.decide.ordering import (
     NOTHING_ASKED,
-    data_rules,
     in_order,
-    left_out,
     left_out_by_name,
     parameters_of,
     strategy_of,
+    too_slow,
 )
 from headrace_router.decide.policy import ModelRef, Policy, RolePolicy
 from headrace_router.decide.reports import given_up, in_vain
@@ -43,12 +43,12 @@ from headrace_router.decide.retry import tries, unasked
 from headrace_router.decide.rules import TaskRules
 
 _BYTES_PER_TOKEN = 4
+_NONE: frozenset[str] = frozenset()
 
 NO_LOCAL_CAPACITY = "no_local_capacity"
 NO_CAPACITY = "no_capacity"
 OVER_BUDGET = "over_budget"
 FAILED_BEFORE = "failed_before"
-INCAPABLE = "incapable"
 URL_NOT_PUBLIC = "url_not_public"
 _PASSING = frozenset({NO_LOCAL_CAPACITY, NO_CAPACITY, SWITCHED_OFF})
 """Reasons that may pass before the deadline without a change of the task. What an operator has switched off an operator
@@ -60,6 +60,7 @@ _TELLING = (
 """Which of several reasons a task's failure reports, the most informative first."""
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A model of a provider, and what an attempt at it may cost; `site` and `settings` are of local ones."""
@@ -85,6 +86,7 @@ class NotNow:
     reason: str
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The result of checking the candidates in order.
@@ -146,114 +148,120 @@ def choose(
     routing = task.routing or NOTHING_ASKED
     prompt_bytes = most_tokens(task.messages, system_prompt) + most_in_options(task.options)
     writes = task.operation is not ModelOperation.EMBED
-    name = task.role or policy.defaults.role
-    known = in_order(
-        name if task.model is None and role is policy.roles.get(name) else "",
-        _known(task, role, context),
-        strategy_of(routing, role, context),
-        routing,
-        size_of_task(prompt_bytes, task.sampling.max_output_tokens, writes=writes),
-        context,
-    )
-    demanded_of_providers = data_rules(routing, context)
-    parameters = parameters_of(task) if routing.require_parameters else ()
-    without_fallback = None if routing.allow_fallbacks else _first_allowed(known, routing)
+    named = task.role or policy.defaults.role
+    name = named if task.model is None and role is not None and role is policy.roles.get(named) else ""
+    limit = task.sampling.max_output_tokens
+    kind = kind_of(
+        name, None if name else _known(task, role, context), role, rules, routing, demands(task),
+        parameters_of(task) if routing.require_parameters else _NONE, context, names_options=_names_options(task),
+    )  # fmt: skip
+    size = size_of_task(prompt_bytes, limit, writes=writes)
+    in_strategy = in_order(name, kind.known, strategy_of(routing, role, context), routing, size, context)
+    without_fallback = None if routing.allow_fallbacks else _first_allowed(kind, in_strategy)
+    order = kind.preferred_first(in_strategy)
+    if attempts:
+        order = _behind_what_failed(order, kind, attempts, policy)
+    longest_bytes = longest_prompt(task, prompt_bytes)
+    answers = 1 if task.options is None else task.options.choices
+    left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
+    rejected: list[Rejection] = []
+    reject = rejected.append
+    switches = context.switches if context.switches.off else None
+    slowest = routing.min_throughput is not None
+
+    for index in order:
+        one = kind.prospect(index)
+        if one.excluded is not None:
+            reject(one.excluded)
+            continue
+        if attempts and (failed := _history(one.ref, attempts, policy)) is not None:
+            reject(one.rejection(*failed))
+            continue
+        if one.unwanted is not None:
+            reject(one.unwanted)
+            continue
+        place = one.place
+        if slowest and (slow := too_slow(one.ref, routing, context)) is not None:
+            reject(one.rejection(*slow))
+            continue
+        if without_fallback is not None and one.ref != without_fallback:
+            reject(one.rejection("no_fallbacks", "the task asks for no other model than its first"))
+            continue
+        if (
+            switches is not None
+            and (stopped := switches.against(one.provider, one.model, place, context.now)) is not None
+        ):
+            reject(one.rejection(SWITCHED_OFF, stopped))
+            continue
+        if not_now is not None and not_now.name == one.name:
+            reject(one.rejection(FAILED_BEFORE, not_now.reason))
+            continue
+        if one.incapable is not None:
+            reject(one.incapable)
+            continue
+        most_output = limit
+        if limit is None and place is Place.CLOUD and writes:
+            most_output = policy.attempts.max_output_tokens
+        written = 0 if not writes else None if most_output is None else most_output * answers
+        if left is not None:
+            most = worst_case(one.price, prompt_bytes, written)
+            if most is None:
+                reject(one.rejection("price_unknown", "the task has a budget and the price book has no price for it"))
+                continue
+            if most > left:
+                why = f"may cost {dollars(most)}, and {dollars(max(left, 0))} is left of the task's budget"
+                reject(one.rejection(OVER_BUDGET, why))
+                continue
+        offer = context.fleet.offer(one.provider, one.model, place)
+        usable = offer.usable(context.now)
+        if one.labels:
+            usable = tuple([n for n in usable if one.labels.items() <= offer.nodes[n].hardware.items()])
+        if not usable:
+            reject(one.absent)
+            continue
+        if kind.demanded:
+            usable, lacking = capable(offer, usable, kind.demanded)
+            if not usable:
+                reject(one.rejection(INCAPABLE, lacks(lacking)))
+                continue
+        asked = one.asked_context
+        if asked is not None and asked * _BYTES_PER_TOKEN < longest_bytes:
+            reject(one.rejection("context_too_small", f"num_ctx is {asked} tokens, what is to be read has more"))
+            continue
+        nodes, longest = _roomy(offer.rooms(usable), longest_bytes)
+        if not nodes:
+            why = f"its context holds {longest} tokens, what is to be read has more"
+            reject(one.rejection("context_too_small", why))
+            continue
+        chosen = Candidate(
+            one.provider, one.model, place, most_output, worst_case(one.price, prompt_bytes, written) or 0, NO_SITE,
+            one.settings,
+        )  # fmt: skip
+        return Choice(chosen, tuple(rejected), rules.privacy, one.reason, nodes=nodes)
+    may_come = any(rejection.code in _PASSING for rejection in rejected)
+    return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
+
+
+def _behind_what_failed(
+    order: Sequence[int], kind: Kind, attempts: Sequence[AttemptState], policy: Policy
+) -> Sequence[int]:
+    """The candidates that were asked in vain last, and after the others those whose attempts asked nobody."""
     vain = {(attempt.provider, attempt.model) for attempt in attempts if in_vain(attempt)}
     turns = {
         name: numbers[-1]
         for name, numbers in unasked(attempts).items()
         if len(numbers) >= policy.retry.attempts_per_model
     }
-    preferred = None if routing.order else rules.preferred
-    ordered = known
-    # Most tasks are new and prefer nothing: to sort hundreds of candidates would be most of their decision.
-    if vain or turns or preferred:
-        ordered = sorted(
-            known,
-            key=lambda ref: (
-                (ref.provider, ref.model) in vain,
-                turns.get((ref.provider, ref.model), 0),
-                bool(preferred) and ref.provider != preferred,
-            ),
-        )
-    longest_bytes = longest_prompt(task, prompt_bytes)
-    answers = 1 if task.options is None else task.options.choices
-    demanded = demands(task)
-    left = None if task.budget_nanodollars is None else task.budget_nanodollars - spent(attempts)
-    rejected: list[Rejection] = []
-
-    def reject(ref: ModelRef, code: str, detail: str) -> None:
-        rejected.append(Rejection(provider=ref.provider, model=ref.model, code=code, detail=detail))
-
-    for ref in ordered:
-        place = policy.place(ref.provider)
-        excluded = rules.exclusion(ref.provider, ref.model, place) or _history(ref, attempts, policy)
-        if excluded is not None:
-            reject(ref, *excluded)
-            continue
-        if (unwanted := left_out(ref, routing, demanded_of_providers, parameters, context)) is not None:
-            reject(ref, *unwanted)
-            continue
-        if without_fallback is not None and ref != without_fallback:
-            reject(ref, "no_fallbacks", "the task asks for no other model than its first")
-            continue
-        if (stopped := context.switches.against(ref.provider, ref.model, place, context.now)) is not None:
-            reject(ref, SWITCHED_OFF, stopped)
-            continue
-        if not_now is not None and not_now.name == f"{ref.provider}/{ref.model}":
-            reject(ref, FAILED_BEFORE, not_now.reason)
-            continue
-        if lacking := policy.incapable(ref.provider, ref.model, demanded):
-            reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
-            continue
-        limit = task.sampling.max_output_tokens
-        if limit is None and place is Place.CLOUD and writes:
-            limit = policy.attempts.max_output_tokens
-        written = 0 if not writes else None if limit is None else limit * answers
-        most = worst_case(context.prices, ref.provider, ref.model, prompt_bytes, written)
-        if left is not None and most is None:
-            reject(ref, "price_unknown", "the task has a budget and the price book has no price for it")
-            continue
-        if left is not None and most is not None and most > left:
-            reject(
-                ref, OVER_BUDGET, f"may cost {dollars(most)}, and {dollars(max(left, 0))} is left of the task's budget"
-            )
-            continue
-        nodes = _nodes(ref, place, policy, context)
-        if not nodes:
-            code = NO_LOCAL_CAPACITY if place is Place.LOCAL else NO_CAPACITY
-            reject(
-                ref,
-                code,
-                "no healthy local node offers it" if place is Place.LOCAL else "no provider offers it now",
-            )
-            continue
-        nodes, lacking = capable(nodes, ref.model, place, demanded)
-        if not nodes:
-            reject(ref, INCAPABLE, f"it cannot do what the task demands: {', '.join(sorted(lacking))}")
-            continue
-        settings = policy.settings(role, ref.model) if place is Place.LOCAL else None
-        asked = None if settings is None or _names_options(task) else settings.num_ctx
-        if asked is not None and asked * _BYTES_PER_TOKEN < longest_bytes:
-            reject(ref, "context_too_small", f"num_ctx is {asked} tokens, what is to be read has more")
-            continue
-        nodes, longest = _roomy(nodes, ref.model, place, longest_bytes)
-        if not nodes:
-            reject(ref, "context_too_small", f"its context holds {longest} tokens, what is to be read has more")
-            continue
-        size = policy.models[ref.model].size_gb if place is Place.LOCAL and ref.model in policy.models else None
-        reason = rules.reason(ref.provider, ref.model, place) + ("" if size is None else f"; {size:g} GB")
-        return Choice(
-            Candidate(ref.provider, ref.model, place, limit, most or 0, settings=settings), tuple(rejected),
-            rules.privacy, reason, nodes=tuple(nodes),
-        )  # fmt: skip
-    may_come = any(rejection.code in _PASSING for rejection in rejected)
-    return Choice(None, tuple(rejected), rules.privacy, may_come=may_come)
+    if not vain and not turns:
+        return order
+    names = [(ref.provider, ref.model) for ref in kind.known]
+    return sorted(order, key=lambda place: (names[place] in vain, turns.get(names[place], 0)))
 
 
-def _first_allowed(known: Sequence[ModelRef], routing: Routing) -> ModelRef | None:
+def _first_allowed(kind: Kind, order: Sequence[int]) -> ModelRef | None:
     """The one model that may run a task without fallbacks: the first that the task does not leave out itself."""
-    return next((ref for ref in known if left_out_by_name(ref, routing) is None), None)
+    refs = (kind.known[place] for place in order)
+    return next((ref for ref in refs if left_out_by_name(ref, kind.routing) is None), None)
 
 
 def spent(attempts: Sequence[AttemptState]) -> int:
@@ -287,9 +295,7 @@ def _known(task: TaskSubmitted, role: RolePolicy | None, context: DecisionContex
         if named is not None:
             return (named,)
         return _anywhere(task.model, context) or _ours(task.model, policy)
-    if role is None:
-        return ()
-    return (*role.models, *(policy.ladder if role.ladder is None else role.ladder))
+    return listed_by(role, policy)
 
 
 def _named_provider(model: str, context: DecisionContext) -> ModelRef | None:
@@ -321,18 +327,14 @@ def _nodes(ref: ModelRef, place: Place, policy: Policy, context: DecisionContext
     return [node for node in nodes if needs.items() <= node.hardware.items()] if needs else nodes
 
 
-def _roomy(
-    nodes: Sequence[NodeStatus], model: str, place: Place, longest_bytes: int
-) -> tuple[Sequence[NodeStatus], int]:
+def _roomy(rooms: Sequence[Room], longest_bytes: int) -> tuple[tuple[NodeStatus, ...], int]:
     """The nodes of the sites with a long enough context for so many bytes, and the longest context of the others, in
     tokens."""
-    found: list[NodeStatus] = []
+    found: tuple[NodeStatus, ...] = ()
     longest_of_others = 0
-    for site in dict.fromkeys(node.site for node in nodes):
-        there = [node for node in nodes if node.site == site]
-        longest = longest_context(there, model, place)
+    for nodes, longest in rooms:
         if longest is None or longest * _BYTES_PER_TOKEN >= longest_bytes:
-            found += there
+            found = found + nodes if found else nodes
         else:
             longest_of_others = max(longest_of_others, longest)
     return found, longest_of_others

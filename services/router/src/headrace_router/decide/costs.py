@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from headrace_contracts.events import Message, ModelOperation, Options, PartKind, TaskSubmitted, Usage
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
 from headrace_models import ports, prices
-from headrace_models.prices import PriceBook, PriceUnknown
+from headrace_models.prices import Price, PriceBook, PriceUnknown
 
 _OVERHEAD_TOKENS = 16
 _MOST_OF_MEDIA = {PartKind.IMAGE: 6_000, PartKind.AUDIO: 100_000, PartKind.FILE: 200_000}
@@ -49,13 +49,9 @@ def _most_in(message: Message) -> int:
     return tokens
 
 
-def worst_case(
-    book: PriceBook, provider: str, model: str, prompt_tokens: int, max_output_tokens: int | None
-) -> int | None:
+def worst_case(price: Price | None, prompt_tokens: int, max_output_tokens: int | None) -> int | None:
     """The most an attempt can cost, in nano-dollars; None if it cannot be bounded."""
-    try:
-        price = book.price(provider, model)
-    except PriceUnknown:
+    if price is None:
         return None
     if max_output_tokens is None:
         without_end = prices.worst_case(prompt_tokens, 1, price) - prices.worst_case(prompt_tokens, 0, price)
@@ -92,6 +88,8 @@ def dollars(nanodollars: int) -> str:
 
 
 def total(usages: Sequence[Usage]) -> Usage:
+    if len(usages) == 1:
+        return usages[0]
     return Usage(
         input_tokens=sum(usage.input_tokens for usage in usages),
         output_tokens=sum(usage.output_tokens for usage in usages),

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headrace_contracts.cargo import has_urls
-from headrace_contracts.events import ModelOperation, NodeStatus, PartKind, Place, TaskSubmitted
+from headrace_contracts.events import ModelOperation, PartKind, TaskSubmitted
 from headrace_models import capabilities
 
-from headrace_router.decide.fleet import tagged
+from headrace_router.decide.offers import Offer
 
 _OF_PARTS: Final = {
     PartKind.IMAGE: capabilities.VISION,
@@ -19,18 +19,22 @@ _OF_PARTS: Final = {
     PartKind.TOOL_RESULT: capabilities.TOOLS,
 }
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 def demands(task: TaskSubmitted) -> frozenset[str]:
     """What the model must be able to do; empty for plain text.
 
     A schema is no demand: an answer is checked against it wherever it comes from. Neither is thinking: it is a hint.
     """
+    options = task.options
+    if options is None and task.operation is ModelOperation.CHAT and not any(one.parts for one in task.messages):
+        return _NOTHING
     found = {_OF_PARTS[part.kind] for message in task.messages for part in message.parts if part.kind in _OF_PARTS}
     if has_urls(task.messages):
         found.add(capabilities.URLS)
     if task.operation is ModelOperation.EMBED:
         found.add(capabilities.EMBEDDINGS)
-    options = task.options
     if options is not None:
         if options.tools:
             found.add(capabilities.TOOLS)
@@ -41,24 +45,19 @@ def demands(task: TaskSubmitted) -> frozenset[str]:
     return frozenset(found)
 
 
-def capable(
-    nodes: Sequence[NodeStatus], model: str, place: Place, demanded: frozenset[str]
-) -> tuple[Sequence[NodeStatus], frozenset[str]]:
-    """The nodes whose model can do all of it, and what the others lack.
+def capable(offer: Offer, usable: Sequence[int], demanded: frozenset[str]) -> tuple[tuple[int, ...], frozenset[str]]:
+    """The places in an offer, of these, of the nodes whose model can do all of it, and what the others lack.
 
     A node that does not say what its model can do may be able to do anything: its answer will tell.
     """
-    if not demanded:
-        return nodes, frozenset()
-    name = tagged(model, place)
     able, lacking = [], set[str]()
-    for node in nodes:
-        lacks = _lacks(demanded, (m.capabilities for m in node.models if tagged(m.name, place) == name))
+    for place in usable:
+        lacks = _lacks(demanded, (status.capabilities for status in offer.statuses[place]))
         if lacks:
             lacking |= lacks
         else:
-            able.append(node)
-    return able, frozenset(lacking)
+            able.append(place)
+    return tuple(able), frozenset(lacking)
 
 
 def _lacks(demanded: frozenset[str], told: Iterable[Sequence[str] | None]) -> frozenset[str]:

@@ -3,40 +3,122 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from headrace_contracts.events import NodeStatus, Place
+from headrace_contracts.events import ModelStatus, NodeStatus, Place
+
+from headrace_router.decide.offers import NO_OFFER, Offer, tagged
+
+__all__ = ["Fleet", "expires_at", "gained", "tagged", "usable"]
+
+_Name = tuple[str, str]
+"""Provider and full name of a model."""
+_MOST_NAMES: Final = 100_000
+"""Of models that were ever offered, until what is remembered is begun anew."""
+
+
+class _Line:
+    """What is remembered from one state of a fleet to the next.
+
+    Attributes:
+        newest: Number of the newest state; only that may use the rest.
+        moved: By provider and model the number of the state in which its nodes were last others than before, the
+            latest last.
+        rankings: Orders of candidates that follow from the fleet; see `decide.ordering`.
+        kinds: What is the same for many tasks, whatever the fleet; see `decide.kinds`.
+    """
+
+    __slots__ = ("kinds", "moved", "newest", "rankings")
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self.moved: dict[_Name, int] = {}
+        self.rankings: dict[Hashable, Any] = {}
+        self.kinds: dict[Hashable, Any] = {}
 
 
 class Fleet:
-    """The newest status of every node and provider, indexed by model. Immutable; a new status makes a new fleet."""
+    """The newest status of every node and provider, indexed by model. Immutable; a new status makes a new fleet.
 
-    def __init__(self, nodes: Iterable[NodeStatus] = ()) -> None:
+    What it remembers follows from it, so that it changes no decision: the same without `before` decides the same.
+
+    Args:
+        before: The fleet that this one follows. What is known there of models whose nodes have not reported since is
+            not found out again.
+    """
+
+    def __init__(self, nodes: Iterable[NodeStatus] = (), before: Fleet | None = None) -> None:
         self.nodes = tuple(nodes)
-        by_model: defaultdict[tuple[str, str], list[NodeStatus]] = defaultdict(list)
-        for node in self.nodes:
-            for model in node.models:
-                by_model[node.provider, tagged(model.name, node.place)].append(node)
+        by_model: defaultdict[_Name, list[tuple[NodeStatus, ModelStatus]]] = defaultdict(list)
         local: defaultdict[str, list[NodeStatus]] = defaultdict(list)
         for node in self.nodes:
-            if node.place is Place.LOCAL:
+            is_local = node.place is Place.LOCAL
+            if is_local:
                 local[node.site].append(node)
+            provider = node.provider
+            for model in node.models:
+                name = model.name
+                by_model[provider, tagged(name, Place.LOCAL) if is_local else name].append((node, model))
         self._local: Mapping[str, Sequence[NodeStatus]] = dict(local)
-        self.providers = frozenset(node.provider for node in self.nodes)
-        self._by_model: Mapping[tuple[str, str], Sequence[NodeStatus]] = by_model
-        self.rankings: dict[Hashable, Sequence[Any]] = {}
-        """Orders of candidates that follow from this fleet; see `decide.ordering`."""
+        self._by_model: Mapping[_Name, Sequence[tuple[NodeStatus, ModelStatus]]] = by_model
+        self.providers = frozenset([node.provider for node in self.nodes])
+        self._offers: dict[tuple[str, str, Place], Offer] = {}
+        self._line: _Line = _Line()
+        self.number: int = 0
+        if before is None or before._line.newest != before.number or len(before._line.moved) > _MOST_NAMES:
+            return
+        self._line = before._line
+        self.number = before.number + 1
+        self._line.newest = self.number
+        if self.providers == before.providers:
+            self.providers = before.providers
+        stayed = {id(node) for node in before.nodes} & {id(node) for node in self.nodes}
+        moved = self._line.moved
+        for node in (*before.nodes, *self.nodes):
+            if id(node) not in stayed:
+                for model in node.models:
+                    full_name = node.provider, tagged(model.name, node.place)
+                    moved.pop(full_name, None)
+                    moved[full_name] = self.number
+        self._offers = {
+            key: offer
+            for key, offer in before._offers.items()
+            if moved.get((key[0], tagged(key[1], key[2]))) != self.number
+        }
+
+    def moved_since(self, number: int) -> Iterator[tuple[str, str]]:
+        """Provider and full name of the models whose nodes have reported since the state of this number."""
+        for name in reversed(self._line.moved):
+            if self._line.moved[name] <= number:
+                return
+            yield name
+
+    @property
+    def rankings(self) -> dict[Hashable, Any]:
+        """Orders of candidates that are remembered; see `decide.ordering`."""
+        return self._line.rankings if self._line.newest == self.number else {}
+
+    @property
+    def kinds(self) -> dict[Hashable, Any]:
+        """What is remembered of the kinds of tasks; see `decide.kinds`."""
+        return self._line.kinds
+
+    def offer(self, provider: str, model: str, place: Place) -> Offer:
+        """Who offers a model of a provider."""
+        key = provider, model, place
+        found = self._offers.get(key)
+        if found is None:
+            offered = self._by_model.get((provider, tagged(model, place)))
+            if offered is None:
+                return NO_OFFER
+            found = self._offers[key] = Offer([pair for pair in offered if pair[0].place is place])
+        return found
 
     def offering(self, provider: str, model: str, place: Place, now: int) -> Sequence[NodeStatus]:
         """The usable nodes of a provider that offer a model."""
-        nodes = self._by_model.get((provider, tagged(model, place)), ())
-        return [node for node in nodes if node.place is place and usable(node, now)]
-
-    def healthy(self, provider: str, model: str, place: Place) -> Sequence[NodeStatus]:
-        """The nodes of a provider that offered a model when they last reported, however long ago that is."""
-        nodes = self._by_model.get((provider, tagged(model, place)), ())
-        return [node for node in nodes if node.place is place and node.healthy]
+        offer = self.offer(provider, model, place)
+        return [offer.nodes[index] for index in offer.usable(now)]
 
     def providers_of(self, model: str, now: int) -> Sequence[tuple[str, Place]]:
         """The providers with a usable node that offers a model of this name; local ones first, then by name."""
@@ -82,16 +164,3 @@ def gained(before: NodeStatus | None, after: NodeStatus, now: int) -> bool:
     if before is None or not usable(before, now) or (before.hardware, before.site) != (after.hardware, after.site):
         return True
     return not {model.name for model in after.models} <= {model.name for model in before.models}
-
-
-def longest_context(nodes: Iterable[NodeStatus], model: str, place: Place) -> int | None:
-    """The longest context that any of these nodes has for a model, in tokens; None if one of them reports none."""
-    name = tagged(model, place)
-    sizes = [m.context_tokens for node in nodes for m in node.models if tagged(m.name, place) == name]
-    known = [size for size in sizes if size is not None]
-    return max(known) if known and len(known) == len(sizes) else None
-
-
-def tagged(model: str, place: Place) -> str:
-    """A model's full name: on local nodes, a name without a tag means its `latest`."""
-    return model if place is Place.CLOUD or ":" in model else f"{model}:latest"

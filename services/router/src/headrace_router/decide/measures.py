@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from headrace_contracts.events import ModelObserved, NodeStatus, Place
+from headrace_contracts.events import ModelObserved, ModelStatus, NodeStatus, Place
+from headrace_contracts.frozen import cheaply_made
 from headrace_models.prices import Price, PriceBook, PriceUnknown
 
-from headrace_router.decide.fleet import tagged
 from headrace_router.decide.policy import ModelRef, Policy
 
 _USUAL_OUTPUT_TOKENS: Final = 400
@@ -21,6 +22,7 @@ _UNKNOWN_TOKENS_PER_SECOND: Final = 20.0
 be fast, and fast enough to be tried."""
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Size:
     """What a task is about to consume, in steps of a factor of two, so that tasks of one step are compared alike.
@@ -33,6 +35,7 @@ class Size:
     output_tokens: int
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Measures:
     """A candidate's figures for a task of a size.
@@ -56,7 +59,12 @@ class Measures:
 def size_of_task(prompt_bytes: int, max_output_tokens: int | None, *, writes: bool = True) -> Size:
     """The size of a task, by the bytes of its prompt and its limit."""
     output = _USUAL_OUTPUT_TOKENS if max_output_tokens is None else min(max_output_tokens, _USUAL_OUTPUT_TOKENS)
-    return Size(_step(prompt_bytes // _BYTES_PER_TOKEN), _step(output) if writes else 0)
+    return _size(max(0, prompt_bytes // _BYTES_PER_TOKEN - 1).bit_length(), max(1, output) if writes else 0)
+
+
+@lru_cache(maxsize=65_536)
+def _size(prompt_steps: int, output: int) -> Size:
+    return Size(1 << prompt_steps, _step(output) if output else 0)
 
 
 def price_of(book: PriceBook, ref: ModelRef) -> Price | None:
@@ -68,15 +76,19 @@ def price_of(book: PriceBook, ref: ModelRef) -> Price | None:
 
 
 def measures(
-    ref: ModelRef, place: Place, nodes: Sequence[NodeStatus], size: Size, policy: Policy, book: PriceBook
+    ref: ModelRef,
+    place: Place,
+    offered: Sequence[tuple[NodeStatus, ModelStatus]],
+    size: Size,
+    policy: Policy,
+    book: PriceBook,
 ) -> Measures:
-    """The figures of a candidate at these usable nodes that offer it. They are those of its best node; with none, those
-    of a model that nobody knows."""
+    """The figures of a candidate at these healthy nodes, by what they say of it. They are those of its best node; with
+    none, those of a model that nobody knows."""
     price = price_of(book, ref)
-    name = tagged(ref.model, place)
     best: tuple[float, float, float | None] | None = None
-    for node in nodes:
-        observed = next((m.observed for m in node.models if tagged(m.name, place) == name), None)
+    for node, status in offered:
+        observed = status.observed
         first, speed = _first_seconds(node, observed), _speed(node, observed)
         seconds = first + size.output_tokens / (speed or _UNKNOWN_TOKENS_PER_SECOND)
         if node.slots and node.busy >= node.slots:

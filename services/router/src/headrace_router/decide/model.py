@@ -17,6 +17,7 @@ from headrace_contracts.events import (
     TaskState,
     TaskSubmitted,
 )
+from headrace_contracts.frozen import cheaply_made
 from headrace_contracts.switches import ALL_ON, Switches
 from headrace_models.prices import PriceBook
 
@@ -26,6 +27,7 @@ from headrace_router.decide.policy import Policy
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A task was submitted.
@@ -53,6 +55,7 @@ class Cancelled:
     cancellation: TaskCancelled
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """A worker reports that an attempt has ended.
@@ -117,6 +120,7 @@ CAUSES: dict[type[RouterEvent], str] = {
 """The event's name in the journal."""
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Equal:
     """What is known of tasks equal to a new one.
@@ -159,6 +163,7 @@ class Peers(Protocol):
         ...
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
     """Everything a decision may use besides the state and the event.
@@ -184,6 +189,7 @@ class DecisionContext:
     switches: Switches = ALL_ON
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One atomic step: the task's new state, the records to produce, and the rejected candidates."""

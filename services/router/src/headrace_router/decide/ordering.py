@@ -9,16 +9,21 @@ from headrace_contracts.events import Place, Routing, TaskSubmitted
 from headrace_contracts.limits import NANODOLLARS_IN_A_DOLLAR
 from headrace_contracts.narrowing import Strategy
 from headrace_models.parameters import parameters_taken
+from headrace_models.prices import PriceBook
 
+from headrace_router.decide.fleet import tagged
 from headrace_router.decide.measures import Measures, Size, measures, price_of
 from headrace_router.decide.model import DecisionContext
-from headrace_router.decide.policy import DataRules, ModelRef, RolePolicy
-from headrace_router.decide.strategies import ranked
+from headrace_router.decide.offers import NO_OFFER
+from headrace_router.decide.policy import DataRules, ModelRef, Policy, RolePolicy
+from headrace_router.decide.strategies import Ranking
 
 NOTHING_ASKED: Final = Routing()
 
 _MOST_RANKINGS: Final = 2_000
-"""That are remembered for one state of the fleet: tasks may ask for any number of different ones."""
+"""That are remembered: tasks may ask for any number of different ones."""
+_MOST_FIGURES: Final = 512
+"""Of one model that are remembered: sizes are powers of two, and few qualities are stated."""
 _PARAMETERS: Final = (
     "top_k", "presence_penalty", "frequency_penalty", "reasoning_effort", "verbosity", "service_tier", "dimensions",
 )  # fmt: skip
@@ -33,37 +38,74 @@ def strategy_of(routing: Routing, role: RolePolicy | None, context: DecisionCont
 
 def in_order(
     name: str, known: Sequence[ModelRef], strategy: Strategy, routing: Routing, size: Size, context: DecisionContext
-) -> Sequence[ModelRef]:
-    """The candidates in the order of a strategy, after those that the task names in an order of its own. `name` is that
-    of the role that lists them; empty if none does.
+) -> Sequence[int]:
+    """The places of the candidates in the order of a strategy, after those that the task names in an order of its own.
+    `name` is that of the role that lists them; empty if none does.
 
-    A ranking is of one state of the fleet, and remembered there: tasks of a size have the same.
+    A ranking is remembered with the fleet: tasks of a size have the same, and a report changes few of its figures.
     """
     if strategy == "listed" or len(known) < 2:
-        order = known
+        order: Sequence[int] = range(len(known))
     else:
         throughput = routing.min_throughput or context.policy.throughput
         # The candidates of a role follow from its name and the policy, and to compare hundreds of them takes long.
         about = name or tuple(known), strategy, size, throughput, context.policy.version
-        found = context.fleet.rankings.get(about)
+        rankings = context.fleet.rankings
+        found = rankings.get(about)
         if found is None:
-            figures = [_measures(ref, size, context) for ref in known]
-            found = [known[place] for place in ranked(strategy, figures, throughput)]
-            if len(context.fleet.rankings) < _MOST_RANKINGS:
-                context.fleet.rankings[about] = found
-        order = found
+            found = _RankingAt(known, strategy, size, throughput, context)
+            if len(rankings) >= _MOST_RANKINGS:
+                rankings.clear()
+            rankings[about] = found
+        order = found.order_in(context)
     if not routing.order:
         return order
     places = {name: place for place, name in reversed(list(enumerate(routing.order)))}
     last = len(places)
-    return sorted(order, key=lambda ref: min(places.get(name, last) for name in names_of(ref)))
+    return sorted(order, key=lambda place: min(places.get(name, last) for name in names_of(known[place])))
+
+
+class _RankingAt:
+    """A ranking, and the state of the fleet that it is of."""
+
+    __slots__ = ("_known", "_number", "_places", "_ranking", "_size")
+
+    def __init__(
+        self, known: Sequence[ModelRef], strategy: Strategy, size: Size, throughput: float, context: DecisionContext
+    ) -> None:
+        self._known, self._size, self._number = known, size, context.fleet.number
+        self._ranking = Ranking(strategy, [_measures(ref, size, context) for ref in known], throughput)
+        self._places: dict[tuple[str, str], list[int]] = {}
+        for place, ref in enumerate(known):
+            name = ref.provider, tagged(ref.model, context.policy.place(ref.provider))
+            self._places.setdefault(name, []).append(place)
+
+    def order_in(self, context: DecisionContext) -> Sequence[int]:
+        """The order in the newest state of the fleet."""
+        fleet = context.fleet
+        if fleet.number != self._number:
+            moved = [place for name in fleet.moved_since(self._number) for place in self._places.get(name, ())]
+            self._number = fleet.number
+            if moved:
+                self._ranking.change({place: _measures(self._known[place], self._size, context) for place in moved})
+        return self._ranking.order
 
 
 def _measures(ref: ModelRef, size: Size, context: DecisionContext) -> Measures:
     place = context.policy.place(ref.provider)
     # Whether they can be used now is found out when their turn comes: the order is of one fleet, whatever the time.
-    nodes = context.fleet.healthy(ref.provider, ref.model, place)
-    return measures(ref, place, nodes, size, context.policy, context.prices)
+    offer = context.fleet.offer(ref.provider, ref.model, place)
+    if offer is NO_OFFER:
+        return measures(ref, place, (), size, context.policy, context.prices)
+    # Many roles list a model, with sizes and in orders of their own.
+    about = size, context.policy.quality(ref.provider, ref.model), ref.model
+    found = offer.figures.get(about)
+    if found is None or found[0] is not context.prices:
+        found = context.prices, measures(ref, place, offer.healthy, size, context.policy, context.prices)
+        if len(offer.figures) >= _MOST_FIGURES:
+            offer.figures.clear()
+        offer.figures[about] = found
+    return found[1]
 
 
 def names_of(ref: ModelRef) -> tuple[str, str]:
@@ -82,23 +124,30 @@ def left_out_by_name(ref: ModelRef, routing: Routing) -> tuple[str, str] | None:
 
 
 def left_out(
-    ref: ModelRef, routing: Routing, rules: DataRules, parameters: Collection[str], context: DecisionContext
+    ref: ModelRef,
+    routing: Routing,
+    rules: DataRules,
+    parameters: Collection[str],
+    policy: Policy,
+    prices: PriceBook,
 ) -> tuple[str, str] | None:
-    """Why a candidate is none for a task, as a stable code and in words; None if it is one."""
+    """Why a candidate is none for a task, whatever the fleet, as a stable code and in words; None if it is one."""
     if (unwanted := left_out_by_name(ref, routing)) is not None:
         return unwanted
-    place = context.policy.place(ref.provider)
-    if place is not Place.LOCAL and (broken := rules.broken_by(context.policy.handling(ref.provider))) is not None:
+    if (
+        policy.place(ref.provider) is not Place.LOCAL
+        and (broken := rules.broken_by(policy.handling(ref.provider))) is not None
+    ):
         return "data_rules", broken
     if routing.require_parameters and (lost := set(parameters) - parameters_taken(ref.provider, ref.model)):
         return "parameters_not_taken", f"it does not take {', '.join(sorted(lost))}"
-    return _too_dear(ref, routing, context) or _too_slow(ref, place, routing, context)
+    return _too_dear(ref, routing, prices)
 
 
-def _too_dear(ref: ModelRef, routing: Routing, context: DecisionContext) -> tuple[str, str] | None:
+def _too_dear(ref: ModelRef, routing: Routing, prices: PriceBook) -> tuple[str, str] | None:
     if routing.max_input_price is None and routing.max_output_price is None:
         return None
-    price = price_of(context.prices, ref)
+    price = price_of(prices, ref)
     if price is None:
         return "price_unknown", "the task has a highest price and the price book has no price for it"
     for what, asked, found in (
@@ -113,7 +162,8 @@ def _too_dear(ref: ModelRef, routing: Routing, context: DecisionContext) -> tupl
     return None
 
 
-def _too_slow(ref: ModelRef, place: Place, routing: Routing, context: DecisionContext) -> tuple[str, str] | None:
+def too_slow(ref: ModelRef, routing: Routing, context: DecisionContext) -> tuple[str, str] | None:
+    """Why a candidate is none, by what its nodes have been seen to do; as `left_out`."""
     if routing.min_throughput is None or routing.strategy == "throughput-at-least":
         return None
     speed = _measures(ref, Size(1, 1), context).tokens_per_second

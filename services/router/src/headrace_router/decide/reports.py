@@ -25,9 +25,10 @@ from headrace_contracts.events import (
     TaskSubmitted,
     Usage,
 )
+from headrace_contracts.frozen import changed
 from headrace_contracts.limits import LONGEST_NAME
 from headrace_models.prices import PriceBook
-from headrace_models.upstream.values import count
+from headrace_models.upstream.values import MOST_TOKENS, count
 
 from headrace_router.decide.costs import cost
 
@@ -63,6 +64,8 @@ a worker would be the same each time."""
 _IN_VAIN: Final = frozenset({ATTEMPT_TIMEOUT, "timeout", "deadline_passed", "connection_lost", EMPTY_ANSWER,
                              "unknown_finish"})  # fmt: skip
 
+_COUNTS: Final = tuple(field.name for field in fields(Usage))
+
 
 def may_report(worker: Place, sent: AttemptState) -> bool:
     """Whether a worker of this kind can know how an attempt has ended."""
@@ -94,7 +97,7 @@ def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> 
     elif outcome is Outcome.CANCELLED:
         outcome = Outcome.FAILED_RETRYABLE
         failure = Failure(code=UNASKED_CANCELLATION, message="the worker stopped it, though its task goes on")
-    return replace(
+    return changed(
         said,
         outcome=outcome,
         failure=failure,
@@ -114,7 +117,7 @@ def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> Attempt
     spent = cost(book, sent.provider, sent.model, usage, batch=said.batch)
     if usage != said.usage:
         spent = max(spent, sent.worst_case_nanodollars)
-    return replace(
+    return changed(
         sent,
         outcome=said.outcome,
         failure=said.failure,
@@ -173,8 +176,13 @@ def _more_than_text(said: AttemptFinished) -> bool:
 
 
 def _plausible(usage: Usage) -> Usage:
-    counts = {field.name: getattr(usage, field.name) for field in fields(usage)}
-    return Usage(**{name: count(said) or 0 for name, said in counts.items()})
+    counts = [getattr(usage, name) for name in _COUNTS]
+    for said in counts:
+        if type(said) is not int or not 0 <= said <= MOST_TOKENS:
+            break
+    else:
+        return usage
+    return Usage(**{name: count(said) or 0 for name, said in zip(_COUNTS, counts, strict=True)})
 
 
 def _named(lost: LostExecution) -> LostExecution:
@@ -188,4 +196,6 @@ def _wait(asked_ms: int | None) -> int | None:
 
 
 def _printable(text: str, longest: int) -> str:
+    if len(text) <= longest and text.isprintable():
+        return text
     return "".join(character for character in text[:longest] if character.isprintable())

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from headrace_contracts.events import AttemptState, MemberState, SearchState, TaskPhase, TaskState, TrailStep
+from headrace_contracts.frozen import changed
 
 from headrace_router.decide.policy import Retry
 
@@ -87,7 +88,7 @@ def any_attempt_of(state: TaskState, number: int) -> AttemptState | None:
 
 def next_number(state: TaskState) -> int:
     """The number of the next attempt: those of searches and answers share one row, and no number comes twice."""
-    return max((attempt.number for attempt in all_attempts(state)), default=0) + 1
+    return max([attempt.number for attempt in all_attempts(state)], default=0) + 1
 
 
 def running_numbers(state: TaskState) -> Collection[int]:
@@ -110,7 +111,7 @@ def closed(state: TaskState, attempt: AttemptState, now: int, retry: Retry) -> T
     """The state after the end of an attempt that it holds."""
     attempts = tuple([attempt if one.number == attempt.number else one for one in state.attempts])
     if attempt.asked:
-        return replace(state, attempts=attempts)
+        return changed(state, attempts=attempts)
     newest = {number for numbers in unasked(attempts).values() for number in numbers[-retry.attempts_per_model :]}
     newest.update({(one.provider, one.model, one.site): one.number for one in attempts if not one.asked}.values())
     kept = [one for one in attempts if one.asked or one.number in newest]

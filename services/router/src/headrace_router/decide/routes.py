@@ -20,10 +20,12 @@ from headrace_contracts.events import (
     TrailStep,
 )
 from headrace_contracts.floors import Objection
+from headrace_contracts.frozen import changed
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, cancelled_topic, work_topic
 
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose, spent
+from headrace_router.decide.kinds import MOST_KINDS
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
 from headrace_router.decide.reports import SITE_SILENT, came_too_late, in_vain
@@ -248,7 +250,7 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
     )
     sent = TrailStep(at=now, step="dispatched", provider=chosen.provider, model=chosen.model, reason=choice.reason)
     wake_at = now + context.policy.attempts.timeout.of(state.lane)
-    running = replace(
+    running = changed(
         state,
         phase=TaskPhase.RUNNING,
         attempts=(*state.attempts, attempt),
@@ -331,15 +333,20 @@ def left_of_budget(state: TaskState) -> int | None:
 
 def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | None = None) -> TaskRules:
     """The rules for a task as demanded now; see `rules_for`."""
-    return rules_for(
-        task,
-        role_of(task, context),
-        context.policy,
-        context.user_preferences,
-        context.tenant_preferences,
-        floor,
-        context.fleet.providers,
-    )
+    policy, user, tenant = context.policy, context.user_preferences, context.tenant_preferences
+    providers, kept = context.fleet.providers, context.fleet.kinds
+    about = (
+        "rules", role_name(task, policy), policy.version, task.privacy, task.mode, task.model, task.preferred_provider,
+        task.key_id is None, floor, id(user), id(tenant),
+    )  # fmt: skip
+    found = kept.get(about)
+    if found is None or found[0] is not user or found[1] is not tenant or found[2] is not providers:
+        rules = rules_for(task, role_of(task, context), policy, user, tenant, floor, providers)
+        found = user, tenant, providers, rules
+        if len(kept) >= MOST_KINDS:
+            kept.clear()
+        kept[about] = found
+    return found[3]
 
 
 def unknown_role(name: str) -> Failure:

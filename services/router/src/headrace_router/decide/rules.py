@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from headrace_contracts import floors
 from headrace_contracts.events import Mode, Place, Preferences, Privacy, TaskSubmitted
 from headrace_contracts.floors import Asked, Demands, Objection, Party, Terms
+from headrace_contracts.frozen import cheaply_made
 from headrace_models.local_servers import keeps_queries_inside
 
 from headrace_router.decide.policy import Policy, RolePolicy
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class TaskRules:
     """The rules that apply to one task.

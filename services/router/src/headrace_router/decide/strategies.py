@@ -30,6 +30,10 @@ class _Scale:
         self.seconds = max((one.seconds for one in candidates), default=0.0)
         self.throughput = throughput
 
+    def is_as(self, other: _Scale) -> bool:
+        """Whether shares are the same."""
+        return self.nanodollars == other.nanodollars and self.seconds == other.seconds
+
 
 def _cost(one: Measures) -> float:
     # Nothing is known to be dearer than a price that nobody knows.
@@ -71,5 +75,44 @@ def ranked(strategy: Strategy, candidates: Sequence[Measures], throughput: float
     Args:
         throughput: Tokens per second that `throughput-at-least` asks for.
     """
-    key, scale = _KEYS[strategy], _Scale(candidates, throughput)
-    return sorted(range(len(candidates)), key=lambda place: key(candidates[place], scale))
+    return Ranking(strategy, candidates, throughput).order
+
+
+class Ranking:
+    """The order of some candidates, which is put right when figures of a few of them change.
+
+    Attributes:
+        order: The places of the candidates in the order of the strategy.
+    """
+
+    __slots__ = ("_figures", "_key", "_keys", "_scale", "_throughput", "order")
+
+    def __init__(self, strategy: Strategy, candidates: Sequence[Measures], throughput: float) -> None:
+        self._key, self._figures, self._throughput = _KEYS[strategy], list(candidates), throughput
+        self.order: Sequence[int] = range(len(candidates))
+        self._rank()
+
+    def change(self, figures: Mapping[int, Measures]) -> None:
+        """Other figures for the candidates at some places."""
+        changed = {place: new for place, new in figures.items() if new != self._figures[place]}
+        if not changed:
+            return
+        for place, new in changed.items():
+            self._figures[place] = new
+        scale = _Scale(self._figures, self._throughput)
+        if not self._scale.is_as(scale):
+            self._rank()
+            return
+        for place, new in changed.items():
+            self._keys[place] = *self._key(new, scale), place
+        self._sort()
+
+    def _rank(self) -> None:
+        self._scale = _Scale(self._figures, self._throughput)
+        self._keys = [(*self._key(one, self._scale), place) for place, one in enumerate(self._figures)]
+        self._sort()
+
+    def _sort(self) -> None:
+        # Of equal ones the first that is listed comes first, since its place is part of the key. What was in order
+        # before is sorted in little time.
+        self.order = sorted(self.order, key=self._keys.__getitem__)

@@ -29,6 +29,7 @@ from headrace_contracts.events import (
     TrailStep,
 )
 from headrace_contracts.floors import BELOW_FLOOR, CONTRADICTION
+from headrace_contracts.frozen import changed
 from headrace_contracts.ids import attempt_id, completion_id
 from headrace_contracts.limits import LARGEST_KEY, LONGEST_NAME
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REPLIES, cancelled_topic
@@ -59,6 +60,8 @@ def task_of(state: TaskState) -> TaskSubmitted:
 
 def rejected_steps(state: TaskState, rejected: tuple[Rejection, ...], now: int) -> list[TrailStep]:
     """Steps for candidates that may not run the task, but for those that its trail has already."""
+    if not rejected:
+        return []
     said = {(step.provider, step.model, step.reason) for step in state.trail if step.step == "rejected"}
     steps = [
         TrailStep(at=now, step="rejected", provider=r.provider, model=r.model, reason=f"{r.code}: {r.detail}")
@@ -285,7 +288,7 @@ def _ended(state: TaskState, result: TaskCompleted, rejected: tuple[Rejection, .
         commands.append(_audit(f"{result.task_id}/serve_cached"))
     elif result.failure is not None and result.failure.code in _CONSENT_CODES:
         commands.append(_audit(f"{result.task_id}/refuse"))
-    ended = replace(
+    ended = changed(
         state, phase=TaskPhase.FINISHED, task=None, system_prompt=None, attempts=(), wake_at=None, leader_task_id=None,
         work_topic=None, turn=None, trail=(), result=result, research=None, panel=None,
     )  # fmt: skip
