@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessKey:
     """An API key, without its secret.
@@ -63,6 +65,7 @@ class AccessKey:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsCounted:
     """Requests that one process of a service with an API has let through since its last such record.

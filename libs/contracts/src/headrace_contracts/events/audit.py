@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Privacy
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecorded:
     """Which class of data a tenant's task would send to which provider, and why that was allowed or not.

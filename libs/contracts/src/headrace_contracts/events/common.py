@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """Text or bytes that a person wrote or a model made.
@@ -39,6 +41,7 @@ class Content:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why something did not succeed.
@@ -86,6 +89,7 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """Next offset to consume of one partition.
@@ -131,6 +135,7 @@ class Privacy(StrEnum):
     PUBLIC = "public"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What one or several executions consumed.

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """One header of a record.
@@ -39,6 +41,7 @@ class Header:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A record that could not be decoded or handled, complete and with the reason.
@@ -128,6 +131,7 @@ class Handling(StrEnum):
     DROPPED = "dropped"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterHandled:
     """How an operator has handled the dead letters of one record.

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnouncedModel:
     """A model on a node, as its Ollama lists it.
@@ -54,6 +56,7 @@ class AnnouncedModel:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """A graphics processor of a node.
@@ -94,6 +97,7 @@ class Gpu:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelObserved:
     """How a model has done at a node or provider in the last minutes, as its worker has seen it.
@@ -135,6 +139,7 @@ class ModelObserved:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
     """One model on a node.
@@ -185,6 +190,7 @@ class ModelStatus:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeAnnounced:
     """A node as its agent (`headrace node`) announces it: where it is reached, what it is made of, what it runs.
@@ -307,6 +313,7 @@ class NodeAnnounced:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDrained:
     """An operator's decision that a node gets no new calls; a tombstone ends it.
@@ -369,6 +376,7 @@ class PlacementPhase(StrEnum):
     FAILED = "failed"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementStatus:
     """What became of a placement request.
@@ -421,6 +429,7 @@ class PlacementStatus:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """An Ollama node or a cloud provider, as a worker sees it.
@@ -510,6 +519,7 @@ class NodeStatus:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequested:
     """An operator's request to put a model on a node, or to take it away.

@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Mode
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyPublished:
     """One revision of the routing policy of the installation, or of what one tenant narrows of it.
@@ -74,6 +76,7 @@ class PrivacyLevel(StrEnum):
     LOW = "low"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
     """Preferences of a tenant, or of one of its users.
@@ -139,6 +142,7 @@ class SwitchKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchedOff:
     """A kill switch that is off: an operator's decision that something is not to be used. A tombstone switches it on again.

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Position
+from headrace_contracts.frozen import cheaply_made
 
 
 class SkillAction(StrEnum):
@@ -27,6 +28,7 @@ class SkillChange(StrEnum):
     REVOKED = "revoked"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillChanged:
     """A change of a skill, published to the agents of one domain.
@@ -106,6 +108,7 @@ class SkillStatus(StrEnum):
     REVOKED = "revoked"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillVersion:
     """One version in a skill's history.
@@ -150,6 +153,7 @@ class SkillVersion:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillPublished:
     """The newest version of a skill.
@@ -241,6 +245,7 @@ class SkillPublished:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkillSubmitted:
     """A skill to publish, or to revoke.

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Usage
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """What a tenant consumed in one window of time.
@@ -51,6 +53,7 @@ class Window:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendWindows:
     """A tenant's live spend, one entry for each length of window. A view that can be rebuilt; the ledger is authoritative.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.fleet import Place
+from headrace_contracts.frozen import cheaply_made
 
 
 class PartKind(StrEnum):
@@ -28,6 +29,7 @@ class PartKind(StrEnum):
     REASONING = "reasoning"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePart:
     """A part of a message or an answer.
@@ -98,6 +100,7 @@ class MessagePart:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
     """A source that an answer names.
@@ -138,6 +141,7 @@ class Citation:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerChoice:
     """One answer.
@@ -182,6 +186,7 @@ class AnswerChoice:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerPiece:
     """A piece of an answer in a stream that is not text of the first choice.
@@ -238,6 +243,7 @@ class AnswerPiece:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """How a node of ours is to load and ask a model, by the routing policy's role and model. What the caller asks goes before it. A null leaves it to the node.
@@ -287,6 +293,7 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
     """The router's state of one attempt.
@@ -484,6 +491,7 @@ class CommandKind(StrEnum):
     CANCEL = "cancel"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One record to be produced. Its content follows from the state in the same journal entry.
@@ -580,6 +588,7 @@ class HistoryChangeKind(StrEnum):
     TURN_FORGOTTEN = "turn_forgotten"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One message of a conversation.
@@ -616,6 +625,7 @@ class Message:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryChanged:
     """A change of the history beside tasks and their ends: conversations, and what must be forgotten.
@@ -672,6 +682,7 @@ class HistoryChanged:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputEvent:
     """The event that a decision was made on.
@@ -720,6 +731,7 @@ class TaskPhase(StrEnum):
     CONSULTING = "consulting"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """Parameters that shape a model's answer. A null leaves the choice to the model.
@@ -776,6 +788,7 @@ class ModelOperation(StrEnum):
     DRAW = "draw"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A tool that the model may call.
@@ -824,6 +837,7 @@ class ToolChoiceMode(StrEnum):
     REQUIRED = "required"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChoice:
     """Which tools the model may or must call.
@@ -860,6 +874,7 @@ class ResponseFormatKind(StrEnum):
     JSON_SCHEMA = "json_schema"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseFormat:
     """The form that the answer must have.
@@ -900,6 +915,7 @@ class ResponseFormat:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a task asks of a model beyond messages and sampling. A null leaves the choice to the model.
@@ -992,6 +1008,7 @@ class Options:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """The place of a task in a conversation that the history keeps, so that a later task can continue it.
@@ -1041,6 +1058,7 @@ class Turn:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
     """What a task asks of the choice among the models that it may run on. It narrows the choice, and never widens it; a cascade or an ensemble it can have only where its role has one.
@@ -1118,6 +1136,7 @@ class Routing:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
     """A task for a model: what to do, and within which limits.
@@ -1243,6 +1262,7 @@ class TaskSubmitted:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailStep:
     """One decision about a task.
@@ -1304,6 +1324,7 @@ class ServedFrom(StrEnum):
     NOTHING = "nothing"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResearchSummary:
     """The searches of a task in numbers.
@@ -1336,6 +1357,7 @@ class ResearchSummary:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCompleted:
     """The terminal state of a task. Each task has exactly one.
@@ -1496,6 +1518,7 @@ class TaskCompleted:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchState:
     """The router's state of one search of a task. Its attempts share the numbers of the task's.
@@ -1537,6 +1560,7 @@ class SearchState:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResearchState:
     """The router's state of the searches of a task, and what they found.
@@ -1578,6 +1602,7 @@ class ResearchState:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberAnswer:
     """What a member of an ensemble, or a rung of a cascade, has answered.
@@ -1825,6 +1850,7 @@ class TaskState:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """A candidate that was not chosen.
@@ -1861,6 +1887,7 @@ class Rejection:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelled:
     """A request to cancel a task.
@@ -1905,6 +1932,7 @@ class TaskCancelled:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
     """One atomic step of the router: the new state, its commands, and the consumed input offsets. Fields needed for recovery come first, so that it need not decode the rest.
@@ -2015,6 +2043,7 @@ class ReplyKind(StrEnum):
     WAITING = "waiting"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReply:
     """What a waiting caller sees: pieces of the answer, then the terminal state.

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Usage
 from headrace_contracts.events.tasks import Outcome
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecorded:
     """What one execution of an attempt consumed, whether it succeeded or not.

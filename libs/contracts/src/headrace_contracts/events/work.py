@@ -11,8 +11,10 @@ from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Privacy, Usage
 from headrace_contracts.events.tasks import AnswerChoice, Message, ModelOperation, ModelSettings, Options, Outcome, Sampling
+from headrace_contracts.frozen import cheaply_made
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostExecution:
     """An execution that was announced, and of which nothing was heard again: its worker died, and the provider may have billed it.
@@ -45,6 +47,7 @@ class LostExecution:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
     """How one attempt ended.
@@ -166,6 +169,7 @@ class AttemptFinished:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRequested:
     """One attempt to run a task on one model.
@@ -300,6 +304,7 @@ class AttemptRequested:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted:
     """An execution of an attempt is about to call a provider that bills: written and acknowledged before the call, so that a call whose worker dies is known.
@@ -360,6 +365,7 @@ class AttemptStarted:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptsCancelled:
     """A task was cancelled, after the router has checked who asked for it, or one of its attempts was taken back: the workers that read this stop its attempts.
@@ -397,6 +403,7 @@ class AttemptsCancelled:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchMember:
     """One attempt of a provider's batch, by its record of work, which holds its content.
@@ -444,6 +451,7 @@ class BatchPhase(StrEnum):
     SETTLING = "settling"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderBatch:
     """A batch of attempts at a provider's batch API. It holds no content.
