@@ -91,6 +91,8 @@ class Switches:
         return min((off.until for off in self.off.values() if off.until is not None and off.until > now), default=None)
 
     def _words(self, name: _Key, now: int) -> str | None:
+        if not self.off:
+            return None
         found = self.off.get(name)
         if found is None or (found.until is not None and now >= found.until):
             return None

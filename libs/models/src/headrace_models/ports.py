@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol
 
+from headrace_contracts.frozen import cheaply_made
+
 from headrace_models.answer import DECLINED, FinishReason, SpokenPiece, WholeAnswer
 from headrace_models.conversation import AnswerSchema, ChatMessage, ToolSelection, ToolSpec
 
@@ -120,6 +122,7 @@ class EmbedRequest:
         return self.timeout_seconds
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True)
 class CallUsage:
     """What one call used, as the provider counts it."""

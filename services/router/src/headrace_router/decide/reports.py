@@ -9,7 +9,7 @@ bounds, and what cannot be is as if unsaid.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Final
+from typing import Any, Final
 
 from headrace_contracts.cargo import are_vectors
 from headrace_contracts.events import (
@@ -97,18 +97,20 @@ def believed(sent: AttemptState, said: AttemptFinished, task: TaskSubmitted) -> 
     elif outcome is Outcome.CANCELLED:
         outcome = Outcome.FAILED_RETRYABLE
         failure = Failure(code=UNASKED_CANCELLATION, message="the worker stopped it, though its task goes on")
-    return changed(
-        said,
-        outcome=outcome,
-        failure=failure,
-        embeddings=said.embeddings if task.operation is ModelOperation.EMBED else (),
-        finish_reason=_printable(said.finish_reason or "", LONGEST_CODE) or None,
-        provider=sent.provider,
-        model=_printable(said.model, LONGEST_NAME) or sent.model,
-        node=_printable(said.node or "", LONGEST_NAME) or None,
-        model_ms=said.model_ms if 0 < said.model_ms <= LONGEST_RUN_MS else 0.0,
-        lost=tuple(map(_named, said.lost[:MOST_LOST])) if sent.place is Place.CLOUD else (),
-    )
+    believable: dict[str, Any] = {
+        "outcome": outcome,
+        "failure": failure,
+        "embeddings": said.embeddings if task.operation is ModelOperation.EMBED else (),
+        "finish_reason": _printable(said.finish_reason or "", LONGEST_CODE) or None,
+        "provider": sent.provider,
+        "model": _printable(said.model, LONGEST_NAME) or sent.model,
+        "node": _printable(said.node or "", LONGEST_NAME) or None,
+        "model_ms": said.model_ms if 0 < said.model_ms <= LONGEST_RUN_MS else 0.0,
+        "lost": tuple(map(_named, said.lost[:MOST_LOST])) if sent.place is Place.CLOUD else (),
+    }
+    # Most reports are believed as they are.
+    is_so = all(getattr(said, name) == value for name, value in believable.items())
+    return said if is_so else changed(said, **believable)
 
 
 def close(sent: AttemptState, said: AttemptFinished, book: PriceBook) -> AttemptState:

@@ -24,6 +24,7 @@ from headrace_contracts.frozen import changed
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import AUDIT_RECORDED, TASKS_REPLIES, cancelled_topic, work_topic
 
+from headrace_router.decide.attempt_windows import NOTHING_OUT
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose, spent
 from headrace_router.decide.kinds import MOST_KINDS
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
@@ -195,7 +196,7 @@ def behind_others(state: TaskState, choice: Choice, topic: str, context: Decisio
     """The wait for the task's turn, if its tenant has too much out in a topic; None if it may be dispatched."""
     task = task_of(state)
     out = context.peers.out(task.tenant, topic)
-    if has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
+    if out is NOTHING_OUT or has_place(state, topic) or out.lets_go(task.task_id, size_of(task), context.window):
         return None
     if state.phase is TaskPhase.WAITING and state.work_topic == topic:
         return Ignored(BEHIND_OTHERS)

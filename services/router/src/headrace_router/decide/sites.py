@@ -66,10 +66,12 @@ def at_site(choice: Choice, state: TaskState, context: DecisionContext) -> Choic
     chosen = choice.chosen
     if chosen is None or chosen.place is not Place.LOCAL:
         return choice
-    offers: defaultdict[str, list[NodeStatus]] = defaultdict(list)
-    for node in choice.nodes:
-        offers[node.site].append(node)
-    site = choose_site(offers, chosen, state, context)
+    site = choice.nodes[0].site
+    if any(node.site != site for node in choice.nodes):
+        offers: defaultdict[str, list[NodeStatus]] = defaultdict(list)
+        for node in choice.nodes:
+            offers[node.site].append(node)
+        site = choose_site(offers, chosen, state, context)
     if not site:
         return choice
     return replace(choice, chosen=replace(chosen, site=site), reason=f"{choice.reason}; site {site}")

@@ -195,6 +195,8 @@ def breach(state: TaskState, sent: AttemptState, failure: Failure, now: int) -> 
 
 def with_lost(state: TaskState, sent: AttemptState, lost: Sequence[LostExecution], now: int) -> TaskState:
     """The state whose trail says that executions of an attempt were lost, each of which may have been billed."""
+    if not lost:
+        return state
     most = f"up to {dollars(sent.worst_case_nanodollars)}" if sent.worst_case_nanodollars else "at an unknown price"
     steps = [
         TrailStep(
@@ -206,7 +208,7 @@ def with_lost(state: TaskState, sent: AttemptState, lost: Sequence[LostExecution
         )
         for one in lost
     ]
-    return replace(state, trail=(*state.trail, *steps)) if steps else state
+    return replace(state, trail=(*state.trail, *steps))
 
 
 def stop(state: TaskState) -> tuple[Command, ...]:
