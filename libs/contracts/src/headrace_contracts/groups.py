@@ -51,6 +51,7 @@ ROUTER: Final = GroupSpec(
     (TASKS_SUBMITTED, TASKS_CANCELLED, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD),
     "journal",
 )
+ROUTER_ANSWERS: Final = GroupSpec("router-answers", "router", (HISTORY_CHANGED,), "postgres")
 LOCAL_WORKER: Final = GroupSpec("local-worker", "local-worker", (WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH), "kafka")
 PLACEMENTS: Final = GroupSpec("local-worker-placements", "local-worker", (PLACEMENTS_REQUESTED,), "kafka")
 CLOUD_WORKER: Final = GroupSpec("cloud-worker", "cloud-worker", (WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH), "kafka")
@@ -64,6 +65,7 @@ GROUPS: Final[Mapping[str, GroupSpec]] = {
     spec.name: spec
     for spec in (
         ROUTER,
+        ROUTER_ANSWERS,
         LOCAL_WORKER,
         PLACEMENTS,
         CLOUD_WORKER,

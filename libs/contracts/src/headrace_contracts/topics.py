@@ -141,7 +141,9 @@ ATTEMPTS_STARTED = TopicSpec(
 )  # fmt: skip
 HISTORY_CHANGED = TopicSpec(
     "history.changed", events.HistoryChanged, "tenant/conversation, or tenant/task id", "delete", 30 * _DAY_MS, 6,
-    ("intake",), ("intake",), "Changes of the task history beside tasks: conversations, and what must be forgotten.",
+    # The router deletes stored answers that must be forgotten.
+    ("intake",), ("intake", "router"),
+    "Changes of the task history beside tasks: conversations, and what must be forgotten.",
     dead_letters=True,
 )  # fmt: skip
 TASKS_REPLIES = TopicSpec(
@@ -152,6 +154,12 @@ TASKS_COMPLETED = TopicSpec(
     "tasks.completed", events.TaskCompleted, "route key", "delete", 30 * _DAY_MS, 6,
     ("router",), ("intake", "router", "anyone"), "The terminal state of every task, exactly once.", copartitioned=True,
     dead_letters=True,
+)  # fmt: skip
+SESSIONS_SENSITIVE = TopicSpec(
+    # A session's mark lasts this long after its last task, wherever its records go; see docs/privacy.md.
+    "sessions.sensitive", events.SensitiveSession, "mark of the session, in hexadecimal", "compact,delete",
+    30 * _DAY_MS, 1,
+    ("router",), ("router",), "Sessions that have held sensitive content, for the routers of all partitions.",
 )  # fmt: skip
 USAGE_RECORDED = TopicSpec(
     "usage.recorded", events.UsageRecorded, "tenant", "delete", 30 * _DAY_MS, 6,
@@ -242,7 +250,7 @@ _SPECS = (
     WORK_LOCAL_INTERACTIVE, WORK_LOCAL_BATCH, WORK_CLOUD_INTERACTIVE, WORK_CLOUD_BATCH,
     ATTEMPTS_CANCELLED_LOCAL, ATTEMPTS_CANCELLED_CLOUD, ATTEMPTS_FINISHED, ATTEMPTS_FINISHED_CLOUD,
     ATTEMPTS_STARTED, TASKS_REPLIES, TASKS_COMPLETED, HISTORY_CHANGED,
-    USAGE_RECORDED, PROVIDER_BATCHES, SPEND_WINDOWS,
+    SESSIONS_SENSITIVE, USAGE_RECORDED, PROVIDER_BATCHES, SPEND_WINDOWS,
     SKILLS_SUBMITTED, SKILLS_CATALOG, SKILLS_FEED,
     FLEET_STATUS, NODES_ANNOUNCED, NODES_DRAINED, PLACEMENTS_REQUESTED, PREFERENCES, POLICIES, SWITCHES,
     ACCESS_KEYS, REQUESTS_COUNTED,
