@@ -39,6 +39,7 @@ from headrace_contracts.topics import (
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.adapters.stored_answers import StoredAnswers
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.publications import all_equal
@@ -199,6 +200,7 @@ def router_service(
     reply_tokens: ReplyTokens | None = None,
     weight_of: Callable[[str], int] = all_equal,
     live_bytes: int = 2**30,
+    stored_answers: StoredAnswers | None = None,
 ) -> RouterService:
     """The real router on a log, as its wiring builds it. Two with the same name are one static member, if `static`."""
     publisher = Publisher(log.producer(), codec, f"headrace/router/{name}")
@@ -219,6 +221,7 @@ def router_service(
             reply_tokens=reply_tokens,
             weight_of=weight_of,
             live_bytes=LiveBytes(live_bytes),
+            stored_answers=stored_answers,
         ),
         owner=name,
         instance_id=name if static else None,
@@ -282,6 +285,7 @@ class Twin:
         tenants: Tenants = NO_TENANTS,
         window: AttemptWindow = DEFAULT_WINDOW,
         live_bytes: int = 2**30,
+        stored_answers: StoredAnswers | None = None,
         **limits: Any,
     ) -> Router:
         """Start a router. Two with the same name are one static member, unless `static` is False.
@@ -316,6 +320,7 @@ class Twin:
             reply_tokens=reply_tokens,
             weight_of=lambda tenant: tenants.of(tenant).weight,
             live_bytes=live_bytes,
+            stored_answers=stored_answers,
         )
         router = Router(service, log, wire, world, asyncio.create_task(service.run()), topic_limits)
         self.routers.append(router)

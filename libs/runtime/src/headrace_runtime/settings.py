@@ -504,7 +504,8 @@ class ApiSettings(SignedRecordSettings, MemorySettings):
         )
 
 
-def _postgres_url(value: SecretStr) -> SecretStr:
+def postgres_url(value: SecretStr) -> SecretStr:
+    """The address, if it can be one of Postgres. Raises ValueError."""
     if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
         raise ValueError("must look like postgresql://user:password@host:port/database")
     return value
@@ -513,7 +514,7 @@ def _postgres_url(value: SecretStr) -> SecretStr:
 class DatabaseSettings(Settings):
     """For a service with a schema in Postgres."""
 
-    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = setting(
+    database_url: Annotated[SecretStr, AfterValidator(postgres_url)] = setting(
         unit="URL", reason="Postgres database, as postgresql://user:password@host:port/database."
     )
     database_pool_size: int = setting(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
 from headrace_contracts.codec import Codec
 from headrace_contracts.errors import Origin, RegistryUnavailable, SchemaNotCached, UnreadableValue
@@ -17,14 +21,24 @@ from headrace_streams.journal import EntryTooLarge
 from headrace_streams.records import Record
 
 from headrace_router.decide.admission import Inadmissible, admitted_cancellation, admitted_task, event_id_of
-from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, Submitted
+from headrace_router.decide.model import CAUSES, AttemptEnded, Cancelled, StoredAnswer, Submitted
 from headrace_router.input_logs import INPUTS
 from headrace_router.metrics import RouterMetrics
 from headrace_router.partition import Input, PartitionRouter, ReportDisbelieved
 
+_MOST_FORESEEN: Final = 2_000
+"""Tasks whose stored answers are asked for before their turn has come; a poll's records, and as many of others."""
+
 _log = get_logger("headrace.router")
 
 _Event = Submitted | Cancelled | AttemptEnded
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreseen:
+    record: Record
+    event: Submitted
+    asked: asyncio.Future[StoredAnswer | None]
 
 
 class PartitionUnusable(Exception):
@@ -54,15 +68,41 @@ class InputTaker:
         self._clock = clock
         self._producers = producers
         self._specs: Mapping[str, TopicSpec] = {codec.topic_prefix + spec.name: spec for spec in INPUTS}
+        # Tasks that wait for a stored answer, or for those before them, by the place of their records.
+        self._foreseen: OrderedDict[Origin, _Foreseen] = OrderedDict()
 
     def take_now(self, record: Record, router: PartitionRouter) -> bool:
         """Decide about a record if nothing has to be waited for. If this returns False, nothing has changed."""
         if router.full:
             return False
         try:
-            router.handle(self._event(record), self._origin(record))
+            event = self._event(record)
+            if self._asks(record, event, router):
+                return False
+            router.handle(event, self._origin(record))
         except Exception:  # noqa: BLE001 - `take` meets the same error, and deals with it
             return False
+        return True
+
+    def foresee(self, record: Record, router: PartitionRouter) -> None:
+        """Ask for what a task that has to wait for its turn will need then, so that those that wait are asked for
+        together."""
+        if self._specs[record.topic].record is not TaskSubmitted or _place(record) in self._foreseen:
+            return
+        try:
+            self._asks(record, self._event(record), router)
+        except Exception:  # noqa: BLE001 - `take` meets the same error, and deals with it
+            return
+
+    def _asks(self, record: Record, event: _Event, router: PartitionRouter) -> bool:
+        """Ask for the stored answer to a task, if there may be one."""
+        asked = router.look_up(event) if isinstance(event, Submitted) else None
+        if asked is None:
+            return False
+        assert isinstance(event, Submitted)
+        self._foreseen[_place(record)] = _Foreseen(record, event, asked)
+        if len(self._foreseen) > _MOST_FORESEEN:
+            self._foreseen.popitem(last=False)
         return True
 
     async def take(self, record: Record, router: PartitionRouter) -> Exception | None:
@@ -74,7 +114,7 @@ class InputTaker:
         await router.room()
         origin = self._origin(record)
         try:
-            event = await self._readable_event(record)
+            event = await self._complete_event(record, router)
         except (RegistryUnavailable, StreamsError):
             raise
         except Exception as error:  # noqa: BLE001 - one record must not stop the others
@@ -116,6 +156,17 @@ class InputTaker:
             timestamp_ms=record.timestamp_ms,
         )
 
+    async def _complete_event(self, record: Record, router: PartitionRouter) -> _Event:
+        """The event of a record, with the stored answer to its task. Raises what `_readable_event` raises."""
+        foreseen = self._foreseen.pop(_place(record), None)
+        # Another record can have the same place, if the topic was made anew.
+        if foreseen is not None and foreseen.record is record:
+            return replace(foreseen.event, stored=await foreseen.asked)
+        readable = await self._readable_event(record)
+        if isinstance(readable, Submitted) and (looked := router.look_up(readable)) is not None:
+            return replace(readable, stored=await looked)
+        return readable
+
     async def _readable_event(self, record: Record) -> _Event:
         """The event of a record. Raises UnreadableValue, ProducerRefused, Inadmissible, RegistryUnavailable."""
         while True:
@@ -142,6 +193,10 @@ class InputTaker:
                 spec = self._specs[record.topic]
                 return AttemptEnded(event, Place.CLOUD if spec is ATTEMPTS_FINISHED_CLOUD else Place.LOCAL)
         raise TypeError(f"{record.topic} holds {type(event).__name__}, which the router does not know")
+
+
+def _place(record: Record) -> Origin:
+    return Origin(record.topic, record.partition, record.offset)
 
 
 def is_foreseen(error: Exception) -> bool:

@@ -53,6 +53,7 @@ from headrace_streams.publishing import Publisher
 from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.adapters.stored_answers import StoredAnswers
 from headrace_router.commands import CommandTooLarge, PartitionCommands, Publishers, Waiting
 from headrace_router.decide.machine import decide
 from headrace_router.decide.model import (
@@ -66,6 +67,7 @@ from headrace_router.decide.model import (
     LeaderFinished,
     Noted,
     RouterEvent,
+    StoredAnswer,
     Submitted,
     Undeliverable,
     Unrecordable,
@@ -73,6 +75,7 @@ from headrace_router.decide.model import (
 )
 from headrace_router.decide.publications import all_equal
 from headrace_router.decide.retry import running_numbers
+from headrace_router.decide.stored_answers import digest_to_look_up
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.decide.terminal import RECORD_TOO_LARGE, must_not_be_lost
 from headrace_router.decide.waiting_work import AnswerLengths
@@ -124,6 +127,7 @@ class RouterContext:
         reply_tokens: Makes the tokens of replies; None makes none.
         weight_of: The weight of a tenant's attempts.
         answer_lengths: Learns how long the answers of models are.
+        stored_answers: Those that serve all partitions; None for none.
     """
 
     view: RoutingView
@@ -140,6 +144,7 @@ class RouterContext:
     reply_tokens: ReplyTokens | None = None
     weight_of: Callable[[str], int] = all_equal
     answer_lengths: AnswerLengths = field(default_factory=AnswerLengths)
+    stored_answers: StoredAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +316,16 @@ class PartitionRouter:
             broken=broken,
             policy_version=self._journaled_policy,
         )
+
+    def look_up(self, event: Submitted) -> asyncio.Future[StoredAnswer | None] | None:
+        """Ask for the stored answer to a task before it is handled; None if there is nothing to ask for."""
+        stored, task = self._router_context.stored_answers, event.task
+        if stored is None or self._closed or event.refused is not None or not stored.available:
+            return None
+        if task.task_id in self.tasks or self.tasks.has_ended(task.task_id):
+            return None
+        digest = digest_to_look_up(task, self._view.context(self.tasks, task.tenant, task.user))
+        return stored.find(task.tenant, digest) if digest else None
 
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
         """Decide about an input event.
@@ -598,6 +613,8 @@ class PartitionRouter:
             self._fail(self._journal.fence(f"an entry was acknowledged only after {took:.1f} s"))
             return
         self._acknowledged = positions
+        if self._router_context.stored_answers is not None and entry.state is not None:
+            self._router_context.stored_answers.recorded(entry.state)
         place = done.result()
         if not entry.commands:
             self._end()

@@ -7,7 +7,7 @@ from typing import Self
 
 from headrace_contracts.limits import record_bytes
 from headrace_models.prices import PriceBookInvalid, load_price_book
-from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, setting
+from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, postgres_url, setting
 from headrace_runtime.site_settings import SitesSettings
 from headrace_runtime.submission_settings import SubmissionSettings
 from headrace_runtime.tenants import TenantsSettings
@@ -86,9 +86,41 @@ class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, 
         "into the group's session timeout, so that a stalled router does not publish alongside its successor.",
         gt=0,
     )
+    database_url: SecretStr | None = setting(
+        None,
+        unit="URL",
+        reason="Postgres database for stored answers, as postgresql://user:password@host:port/database. Without it the "
+        "only cache is that of each partition.",
+    )
+    database_pool_size: int = setting(4, unit="connections", reason="Maximum connections of this process.", ge=1)
+    stored_answer_wait_seconds: float = setting(
+        0.05,
+        unit="s",
+        reason="Longest time that a task waits for the lookup of a stored answer; after a longer one nobody asks for "
+        "5 s.",
+        gt=0,
+        le=5,
+    )
+    stored_answers_per_tenant: int = setting(
+        200_000, unit="answers", reason="Most stored answers of a tenant; beyond it the oldest are deleted.", ge=1
+    )
+    stored_answer_bytes_per_tenant: int = setting(
+        1_073_741_824, unit="bytes", reason="Most bytes of a tenant's stored answers.", ge=1_048_576
+    )
+    stored_answer_bytes: int = setting(
+        8_589_934_592,
+        unit="bytes",
+        reason="Most bytes of all stored answers; beyond it the tenants with most lose their oldest.",
+        ge=1_048_576,
+    )
     commit_seconds: float = setting(
         5.0, unit="s", reason="Time between offset commits, which only lag monitors use.", gt=0
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _usable_url(cls, url: SecretStr | None) -> SecretStr | None:
+        return None if url is None else postgres_url(url)
 
     @field_validator("policy_file")
     @classmethod

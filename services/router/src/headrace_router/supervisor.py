@@ -261,6 +261,8 @@ class PartitionSupervisor:
             self._consumer.pause((self._submissions,))
 
     def _give(self, record: Record, router: PartitionRouter) -> None:
+        if self._backlog:
+            self._taker.foresee(record, router)
         if self._backlog or not self._taker.take_now(record, router):
             self._backlog.append(record)
             if self._working is None:

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from typing import Final
 
 from headrace_contracts import topics
 from headrace_contracts.events import AccessKey, PolicyPublished, Preferences, SwitchedOff
+from headrace_contracts.groups import ROUTER_ANSWERS
 from headrace_models.prices import load_price_book
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
+from headrace_runtime.database import Database, DatabaseMetrics
 from headrace_runtime.health import Health
 from headrace_runtime.lifecycle import Part, Service
-from headrace_runtime.metrics import Metrics, discontinuities
+from headrace_runtime.metrics import Metrics, discontinuities, suspensions
 from headrace_runtime.producers import ProducerVerification
 from headrace_runtime.tables import fleet_table, tables_part
 from headrace_runtime.tenants import load_tenants
+from headrace_streams.projection import Projection
 from headrace_streams.tables import Table
 from headrace_streams.topic_limits import TopicLimits
+from headrace_streams.watching import OnDiscontinuity
 
+from headrace_router.adapters.answer_store import AnswerStore, Bounds
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.adapters.routing_view import RoutingView
+from headrace_router.adapters.stored_answers import AnswersMetrics, StoredAnswers
 from headrace_router.decide.attempt_windows import AttemptWindow
 from headrace_router.decide.tenant_quota import TenantQuota
 from headrace_router.in_flight_limiter import InFlightLimiter
 from headrace_router.limits import RouterLimits
 from headrace_router.live_bytes import LiveBytes
 from headrace_router.metrics import RouterMetrics
+from headrace_router.migrations import MIGRATIONS
 from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
+
+_STATEMENT_SECONDS: Final = 10.0
 
 WRITES = (
     topics.TASKS_JOURNAL,
@@ -42,6 +53,7 @@ WRITES = (
     topics.TASKS_REPLIES,
     topics.AUDIT_RECORDED,
 )
+READS_IF_STORING = (topics.HISTORY_CHANGED,)
 READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.POLICIES, topics.SWITCHES, topics.ACCESS_KEYS)
 
 
@@ -50,7 +62,8 @@ def build(settings: RouterSettings) -> Service:
     health = Health()
     metrics = Metrics("router")
     writes = (*WRITES, *topics.site_topics(settings.sites))
-    connections = Connections(settings, health, metrics, writes=writes, reads=READS)
+    reads = READS if settings.database_url is None else (*READS, *READS_IF_STORING)
+    connections = Connections(settings, health, metrics, writes=writes, reads=reads)
     policy = load_policy(settings.policy_file)
     quota = TenantQuota(settings.live_tasks_per_tenant, settings.live_bytes_per_tenant)
     tenants = load_tenants(settings.tenants_file)
@@ -83,6 +96,7 @@ def build(settings: RouterSettings) -> Service:
         on_discontinuity=lost,
         admits=authenticity.admits,
     )
+    storing = None if settings.database_url is None else _storing(settings, connections, view, health, metrics, lost)
     # Its own, so that no trouble of the topics of attempts, audit records and replies reaches the journal.
     others = connections.log.producer()
     limits = TopicLimits(connections.log.admin(), [settings.topic_prefix + spec.name for spec in writes])
@@ -103,6 +117,7 @@ def build(settings: RouterSettings) -> Service:
             settle_seconds=settings.act_within_seconds + settings.produce_within_seconds,
             reply_tokens=authenticity.reply_tokens,
             weight_of=lambda tenant: tenants.of(tenant).weight,
+            stored_answers=None if storing is None else storing.answers,
         ),
         owner=settings.instance_id,
         instance_id=settings.instance_id if settings.static_member else None,
@@ -136,12 +151,81 @@ def build(settings: RouterSettings) -> Service:
                     "keys": keys,
                 }
             ),
+            *(() if storing is None else storing.parts),
             Part("topic limits", start=limits.start, run=limits.run),
             Part("commands", stop=others.close),
             Part("router", run=service.run, drain=service.drain),
         ],
         metrics,
         health,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Storing:
+    answers: StoredAnswers
+    parts: tuple[Part, ...]
+
+
+def _storing(
+    settings: RouterSettings,
+    connections: Connections,
+    view: RoutingView,
+    health: Health,
+    metrics: Metrics,
+    lost: OnDiscontinuity,
+) -> _Storing:
+    """Stored answers in Postgres. The router waits for none of it: without them, models answer."""
+    assert settings.database_url is not None
+    dsn = settings.database_url.get_secret_value()
+    database = Database(
+        dsn,
+        application="headrace-router",
+        pool_size=settings.database_pool_size,
+        timeout_seconds=_STATEMENT_SECONDS,
+        migrate=lambda: MIGRATIONS.upgrade(dsn),
+        on_change=DatabaseMetrics(metrics, health, needed=False).changed,
+    )
+    bounds = Bounds(
+        settings.stored_answers_per_tenant, settings.stored_answer_bytes_per_tenant, settings.stored_answer_bytes
+    )
+    store = AnswerStore(database, bounds)
+    answers = StoredAnswers(
+        store,
+        connections.codec,
+        AnswersMetrics(metrics),
+        kept_ms=lambda: view.policy.cache.stored_ttl,
+        clock=wall_clock_ms,
+        timeout_seconds=settings.stored_answer_wait_seconds,
+    )
+    forgetting = Projection(
+        connections.log,
+        settings.topic_prefix + ROUTER_ANSWERS.name,
+        ROUTER_ANSWERS.topics,
+        connections.codec,
+        store,
+        connections.dead_letters,
+        on_waiting=lambda reason: health.degrade("forgetting", reason and f"waits: {reason}"),
+        on_standstill=lambda reason: health.degrade("forgetting progress", reason),
+        on_discontinuity=lost,
+        on_suspension=suspensions(metrics, health.degrade),
+    )
+
+    async def write() -> None:
+        await database.prepared()
+        await answers.run()
+
+    async def forget() -> None:
+        await database.prepared()
+        await forgetting.run()
+
+    return _Storing(
+        answers,
+        (
+            Part("database", run=database.run, stop=database.close),
+            Part("stored answers", run=write, drain=answers.drain),
+            Part("forgetting", run=forget, drain=forgetting.close, stop=forgetting.close),
+        ),
     )
 
 

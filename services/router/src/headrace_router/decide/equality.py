@@ -15,16 +15,19 @@ from headrace_router.decide.rules import TaskRules
 _SAMPLING: Final = tuple(Sampling().to_avro())
 
 
-def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) -> str:
+def equality_digest(task: TaskSubmitted, rules: TaskRules, answer_version: str) -> str:
     """Digest of tenant, question and the rules it is answered under; empty for a task that shares no answer.
 
     The rules are part of it, so an answer never serves a task of another tenant, of another privacy level, or of a
     caller whose rules would have excluded the place where it was made.
+
+    Args:
+        answer_version: What of the policy an answer depends on (`decide.answer_policy`).
     """
     if not task.allow_cached:
         return ""
     routing = None if task.routing is None else json.dumps(task.routing.to_avro(), sort_keys=True)
-    frame = _frame(rules, policy_version, task.role, task.model, routing)
+    frame = _frame(rules, answer_version, task.role, task.model, routing)
     parts: list[str | bytes] = [frame % (_sampling(task.sampling), _quoted(task.tenant))]
     for message in task.messages:
         parts += said_in(message)
@@ -33,13 +36,13 @@ def equality_digest(task: TaskSubmitted, rules: TaskRules, policy_version: str) 
 
 
 @lru_cache(maxsize=4_096)
-def _frame(rules: TaskRules, policy_version: str, role: str | None, model: str | None, routing: str | None) -> str:
+def _frame(rules: TaskRules, answer_version: str, role: str | None, model: str | None, routing: str | None) -> str:
     """The frame as sorted JSON, with places for the sampling and the tenant. Few rules occur."""
     frame = {
         "consented": sorted(rules.consented),
         "mode": rules.mode,
         "model": model,
-        "policy": policy_version,
+        "policy": answer_version,
         "preferred": rules.preferred,
         "privacy": rules.privacy,
         "role": role,

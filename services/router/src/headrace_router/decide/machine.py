@@ -39,6 +39,7 @@ from headrace_contracts.events import (
 )
 
 from headrace_router.decide import consulting
+from headrace_router.decide.answer_policy import answer_version
 from headrace_router.decide.candidates import unknown_model
 from headrace_router.decide.consulting import member_ended, member_undeliverable, wake_consulting
 from headrace_router.decide.equality import equality_digest
@@ -91,6 +92,7 @@ from headrace_router.decide.routes import (
 )
 from headrace_router.decide.sharing import may_serve_followers
 from headrace_router.decide.sources import cited, wants_json
+from headrace_router.decide.stored_answers import known_answer
 from headrace_router.decide.tenant_quota import over_quota
 from headrace_router.decide.terminal import breach, finish, serve, stop, task_of, too_large, with_lost
 
@@ -117,7 +119,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         task=task,
         route_key=event.key,
         home_partition=event.home_partition,
-        digest=equality_digest(task, rules, policy.version),
+        digest=equality_digest(task, rules, answer_version(policy, name)),
         privacy=rules.privacy,
         lane=lane,
         deadline_at=min(own, now + policy.deadlines.longest),
@@ -150,7 +152,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         return fail(replace(state, digest=""), context, off)
     if unknown_model(task, context):
         return fail(state, context, Failure(code="unknown_model", message=f"no provider has the model {task.model!r}"))
-    equal = _shareable(context.peers.equal_to(state.digest, now), context) if state.digest else Equal()
+    equal = _shareable(known_answer(state, event.stored, context), context) if state.digest else Equal()
     if equal.answer is not None:
         return serve(state, context, equal.answer, ServedFrom.CACHE)
     # From here on it would be live, and be held in memory until it ends.
@@ -307,7 +309,8 @@ def _is_still_equal(state: TaskState, context: DecisionContext) -> bool:
     """Whether a follower's rules are still those of the task that it follows: preferences may have changed since."""
     task = task_of(state)
     rules = rules_of(task, context, floor=state.privacy)
-    return rules.objection is None and equality_digest(task, rules, context.policy.version) == state.digest
+    version = answer_version(context.policy, role_name(task, context.policy))
+    return rules.objection is None and equality_digest(task, rules, version) == state.digest
 
 
 def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:

@@ -29,6 +29,14 @@ from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQ
 
 @cheaply_made
 @dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The end of an earlier task, as it was stored for tasks with this digest."""
+
+    digest: str
+    end: TaskCompleted
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """A task was submitted.
 
@@ -38,6 +46,7 @@ class Submitted:
         traceparent: Trace context of its record.
         cancelled: The request to cancel it, if that arrived first.
         refused: Why it is invalid; its bad fields are then empty (`admission`).
+        stored: What was found among the stored answers when the task was read.
     """
 
     task: TaskSubmitted
@@ -46,6 +55,7 @@ class Submitted:
     traceparent: str | None = None
     cancelled: TaskCancelled | None = None
     refused: Failure | None = None
+    stored: StoredAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

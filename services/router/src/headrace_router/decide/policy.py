@@ -98,17 +98,20 @@ class Retry(_Part):
 
 
 class CacheLimits(_Part):
-    """The answer cache of each partition.
+    """The answer cache of each partition, and the answers that are stored beyond it.
 
     Attributes:
-        ttl: How long an answer is valid, in milliseconds; 0 for no cache.
-        entries: Most answers held.
-        bytes: Most bytes of answers held.
+        ttl: How long an answer is valid in a partition's memory, in milliseconds; 0 for no cache.
+        entries: Most answers held there.
+        bytes: Most bytes of answers held there.
+        stored_ttl: How long a stored answer is valid, in milliseconds; 0 to store none. Only answers that may leave
+            their partition are stored, and only where the router has a database.
     """
 
     ttl: int = Field(default=600_000, ge=0)
     entries: int = Field(default=10_000, gt=0)
     bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    stored_ttl: int = Field(default=30 * 86_400_000, ge=0, le=90 * 86_400_000)
 
 
 class ProvidedModel(_Part):
