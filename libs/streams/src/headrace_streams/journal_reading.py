@@ -31,7 +31,7 @@ _LOOK_EVERY: Final = 1000
 """Entries after which one is read in full, to learn which of those kept meanwhile have been published."""
 _OUTLINE: Final = (
     "kind", "task_id", "generation", "sequence", "cause", "state.phase", "state.digest", "state.wake_at",
-    "state.work_topic", "state.turn",
+    "state.work_topic", "state.turn", "state.sensitive_session",
     "state.task.tenant", "state.task.messages", "state.task.options", "state.task.labels",
     "state.task.session",
 )  # fmt: skip
@@ -81,6 +81,7 @@ class JournaledDecision(NamedTuple):
         decode: Decodes the bytes of an entry at an offset.
         tenant, task_bytes: Of the state's task, and what it is counted with (`task_sizes`); nothing if it has none.
         session: Of the state's task, where it has a work topic.
+        sensitive_session: As in its state.
     """
 
     offset: int
@@ -97,6 +98,7 @@ class JournaledDecision(NamedTuple):
     work_topic: str | None = None
     turn: int | None = None
     session: str | None = None
+    sensitive_session: bytes | None = None
 
     def entry(self) -> JournalEntry:
         """The whole entry. Raises UnreadableValue."""
@@ -275,6 +277,7 @@ class JournalReading:
                 None if topic is None else sys.intern(topic),
                 turn,
                 None if topic is None or task is None else task["session"],
+                None if state is None else state.get("sensitive_session"),
             )
         )
 

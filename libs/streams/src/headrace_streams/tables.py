@@ -59,6 +59,8 @@ class Table(Generic[E]):
         expires_at: When an event is as if removed, in milliseconds since the epoch: for topics with retention, which
             removes events without telling anybody. By default never.
         watch_seconds: Time between two looks at the topic's id and its number of partitions.
+        keeps_rows: Whether it holds the events. Without, only `on_change` learns of them, and of no key that is gone
+            when the topic is read anew: for many small facts that stay true.
         clock_ms: Milliseconds since the epoch.
     """
 
@@ -73,9 +75,11 @@ class Table(Generic[E]):
         admits: Callable[[Record], bool] = lambda record: True,
         expires_at: Callable[[E], int] | None = None,
         watch_seconds: float = 30.0,
+        keeps_rows: bool = True,
         clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         self._log = log
+        self._keeps_rows = keeps_rows
         self._codec = codec
         self._spec = spec
         self._topic = codec.topic_prefix + spec.name
@@ -235,7 +239,8 @@ class Table(Generic[E]):
         if not self._admits(record):
             # Neither changed nor kept by it: a key that only such records name is not in the table after a reread.
             return
-        self._met.add(record.key.decode("utf-8", "replace"))
+        if self._keeps_rows:
+            self._met.add(record.key.decode("utf-8", "replace"))
         await self._decoded.put(record)
 
     async def _take(self, record: Record, outcome: E | Exception) -> None:
@@ -274,7 +279,7 @@ class Table(Generic[E]):
             event = None
         if event is None:
             self._rows.pop(key, None)
-        else:
+        elif self._keeps_rows:
             self._rows[key] = event
         if self._on_change is not None:
             try:

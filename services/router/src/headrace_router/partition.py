@@ -40,16 +40,17 @@ from headrace_contracts.events import (
     Lane,
     Place,
     Position,
+    SensitiveSession,
     TaskCancelled,
     TaskPhase,
     TaskState,
 )
 from headrace_contracts.reply_tokens import ReplyTokens
-from headrace_contracts.topics import work_topic
+from headrace_contracts.topics import SESSIONS_SENSITIVE, work_topic
 from headrace_runtime.logging import get_logger
 from headrace_streams.errors import Overloaded, StreamsError, TransientError
 from headrace_streams.journal import EntryTooLarge, Journal
-from headrace_streams.publishing import Publisher
+from headrace_streams.publishing import Publication, Publisher
 from headrace_streams.topic_limits import TopicLimits
 
 from headrace_router.adapters.routing_view import RoutingView
@@ -324,7 +325,7 @@ class PartitionRouter:
             return None
         if task.task_id in self.tasks or self.tasks.has_ended(task.task_id):
             return None
-        digest = digest_to_look_up(task, self._view.context(self.tasks, task.tenant, task.user))
+        digest = digest_to_look_up(task, self._context(task.tenant, task.user))
         return stored.find(task.tenant, digest) if digest else None
 
     def handle(self, event: Submitted | Cancelled | AttemptEnded, origin: Input) -> None:
@@ -382,6 +383,7 @@ class PartitionRouter:
         if self._closed:
             return
         self._look_at_silent_sites()
+        self._tell_of_sessions()
         try:
             self._journal_policy()
             for task_id in list(islice(self._state.written_before(self._limits.restate_seconds), _RESTATED_AT_ONCE)):
@@ -413,6 +415,28 @@ class PartitionRouter:
         if topics:
             self._reevaluations.add(self.tasks.tasks_in(topics))
             self._reevaluate()
+
+    def _tell_of_sessions(self) -> None:
+        """Tell the routers of other partitions which sessions are sensitive. Told again until it is seen in the topic:
+        who reads it is then told too. Only what the journal has acknowledged counts, and only an owner knows that; a
+        router that is none any more tells what is true all the same."""
+        now = self._view.clock()
+        for mark, at in self._state.sessions.untold(now):
+            try:
+                sent = self._router_context.others.send(
+                    Publication(
+                        spec=SESSIONS_SENSITIVE,
+                        event=SensitiveSession(mark=mark, marked_at=at),
+                        event_id=f"session/{mark.hex()}/{at}",
+                        key=mark.hex().encode(),
+                        tenant="",
+                        time_ms=at,
+                    )
+                )
+            except (Overloaded, RegistryUnavailable, TransientError) as error:
+                _log.debug("a sensitive session was not told", reason=str(error))
+                return
+            sent.add_done_callback(_noted)
 
     async def drain(self) -> None:
         """Take no more input, publish what is recorded, and write a checkpoint. Returns at once if the partition is
@@ -448,9 +472,7 @@ class PartitionRouter:
             self._metrics.ignored("finished")
             return False
         about = event.task if isinstance(event, Submitted) else None if state is None else state.task
-        context = self._view.context(
-            self.tasks, "" if about is None else about.tenant, "" if about is None else about.user
-        )
+        context = self._context("" if about is None else about.tenant, "" if about is None else about.user)
         result = decide(state, event, context)
         if isinstance(result, Noted) and self._state.cancellations.find(task_id, context.now) is not None:
             result = Ignored("duplicate")
@@ -474,6 +496,9 @@ class PartitionRouter:
         self._append(task_id, cause, result, origin, measured=False)
         return True
 
+    def _context(self, tenant: str, user: str) -> DecisionContext:
+        return self._view.context(self.tasks, tenant, user, self._state.sessions)
+
     def _is_running(self, task_id: str, attempt: int) -> bool:
         state = self.tasks.get(task_id)
         return state is not None and attempt in running_numbers(state)
@@ -494,7 +519,7 @@ class PartitionRouter:
             state = None if item.journaled is None else item.journaled.state
             if state is None or state.result is None:
                 return False
-            smaller = decide(state, Unrecordable(item.size, limit), self._view.context(self.tasks, "", ""))
+            smaller = decide(state, Unrecordable(item.size, limit), self._context("", ""))
             assert isinstance(smaller, Decision)
             if (smaller.state.result, smaller.state.route_key) == (state.result, state.route_key):
                 return False
@@ -518,6 +543,7 @@ class PartitionRouter:
         value = self._record(entry, origin, measured=measured)
         led = self.tasks.may_lead(task_id)
         self._state.apply(task_id, decision.state, value, self._read_back)
+        self._state.mark(decision.state, entry.decided_at)
         self._live_bytes.set(self.tasks.live_bytes)
         self._timers.set(task_id, decision.state.wake_at)
         self._reevaluations.add(self.tasks.take_ready(self._view.window))
@@ -615,6 +641,8 @@ class PartitionRouter:
         self._acknowledged = positions
         if self._router_context.stored_answers is not None and entry.state is not None:
             self._router_context.stored_answers.recorded(entry.state)
+        if entry.state is not None and entry.state.sensitive_session is not None:
+            self._tell_of_sessions()
         place = done.result()
         if not entry.commands:
             self._end()
@@ -769,6 +797,12 @@ def _no_room(topic: str, size: int, limit: int) -> Failure:
         code=RECORD_TOO_LARGE,
         message=f"the request takes {size} bytes as a record, {topic} takes {limit}; send a smaller request",
     )
+
+
+def _noted(sent: asyncio.Future[Any]) -> None:
+    # A session of which nobody could be told is told again soon.
+    if (error := _error_of(sent)) is not None and not isinstance(error, asyncio.CancelledError):
+        _log.debug("a sensitive session was not told", reason=str(error))
 
 
 def _error_of(done: asyncio.Future[Any]) -> BaseException | None:

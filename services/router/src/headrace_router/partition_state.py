@@ -12,8 +12,10 @@ from headrace_streams.journal import JournaledDecision
 from headrace_router.decide.early_cancellations import EarlyCancellations
 from headrace_router.decide.model import CAUSES, Cancelled
 from headrace_router.decide.policy import CacheLimits
+from headrace_router.decide.sensitive_sessions import NO_SESSIONS, KnownSessions
 from headrace_router.decide.tasks import PartitionTasks
 from headrace_router.limits import RouterLimits
+from headrace_router.partition_sessions import PartitionSessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,22 @@ class PartitionState:
 
     Args:
         monotonic: Seconds on a monotonic clock.
+        elsewhere: Sessions that are known to be sensitive from other partitions.
     """
 
-    def __init__(self, cache: CacheLimits, limits: RouterLimits, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cache: CacheLimits,
+        limits: RouterLimits,
+        monotonic: Callable[[], float],
+        elsewhere: KnownSessions = NO_SESSIONS,
+    ) -> None:
         self.tasks = PartitionTasks(cache, limits.remembered)
         self.cancellations = EarlyCancellations(
             limits.early_cancellations, round(limits.early_cancellation_seconds * 1000)
         )
+        self.sessions = PartitionSessions(elsewhere)
+        self.tasks.sessions = self.sessions
         self._monotonic = monotonic
         # In log order, which is the order in which retention removes entries.
         self._written: OrderedDict[str, float] = OrderedDict()
@@ -64,6 +75,11 @@ class PartitionState:
             encoded = _Appended(state.phase, state.digest, state.wake_at, state.work_topic, state.turn, value, read)
         self.tasks.apply(task_id, state, encoded)
 
+    def mark(self, state: TaskState, at: int) -> None:
+        """Take the mark of the session of a state that was just appended, if it is sensitive."""
+        if state.sensitive_session is not None:
+            self.sessions.note(state.sensitive_session, at)
+
     def keep(self, cancellation: TaskCancelled, now: int) -> None:
         """Take a cancellation request that was just appended."""
         self.cancellations.keep(cancellation.task_id, cancellation, now, now)
@@ -71,6 +87,8 @@ class PartitionState:
     def restore(self, recorded: JournaledDecision, now: int) -> None:
         """Take an entry from the journal, at a time in milliseconds since the epoch."""
         task_id = recorded.task_id
+        if recorded.sensitive_session is not None:
+            self.sessions.note(recorded.sensitive_session, recorded.timestamp_ms)
         if recorded.phase is None:
             # An entry that only replaces an invalid record says nothing. Kept as a request, it would hide the real one,
             # since the first request for a task is the one that stands.

@@ -61,7 +61,7 @@ async def recover(
     began = router_context.monotonic()
     view = router_context.view
     policy_version = view.policy_in_use
-    state = PartitionState(view.policy.cache, limits, router_context.monotonic)
+    state = PartitionState(view.policy.cache, limits, router_context.monotonic, view.sensitive_sessions)
 
     ours_since: list[float] = []
 

@@ -107,7 +107,7 @@ class WaitingWork:
             # Whoever has to decide about it says so; here it is one that was not looked at.
             return
         if state is not None and (task := state.task) is not None:
-            need = need_of(state, self._view.context(tasks, task.tenant, task.user))
+            need = need_of(state, self._view.context(tasks, task.tenant, task.user, tasks.sessions))
             self._needs[task_id] = self._monotonic(), need
 
     def _tell(self, waiting: int) -> None:

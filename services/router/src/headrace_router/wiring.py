@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace_contracts import topics
-from headrace_contracts.events import AccessKey, PolicyPublished, Preferences, SwitchedOff
+from headrace_contracts.events import AccessKey, PolicyPublished, Preferences, SensitiveSession, SwitchedOff
 from headrace_contracts.groups import ROUTER_ANSWERS
 from headrace_models.prices import load_price_book
 from headrace_runtime.authenticity import Authenticity
@@ -52,9 +52,13 @@ WRITES = (
     topics.TASKS_COMPLETED,
     topics.TASKS_REPLIES,
     topics.AUDIT_RECORDED,
+    topics.SESSIONS_SENSITIVE,
 )
 READS_IF_STORING = (topics.HISTORY_CHANGED,)
-READS = (*INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.POLICIES, topics.SWITCHES, topics.ACCESS_KEYS)
+READS = (
+    *INPUTS, topics.FLEET_STATUS, topics.PREFERENCES, topics.POLICIES, topics.SWITCHES, topics.ACCESS_KEYS,
+    topics.SESSIONS_SENSITIVE,
+)  # fmt: skip
 
 
 def build(settings: RouterSettings) -> Service:
@@ -88,6 +92,14 @@ def build(settings: RouterSettings) -> Service:
     )
     switches: Table[SwitchedOff] = Table(
         connections.log, connections.codec, topics.SWITCHES, view.switch_changed, on_discontinuity=lost
+    )
+    sessions: Table[SensitiveSession] = Table(
+        connections.log,
+        connections.codec,
+        topics.SESSIONS_SENSITIVE,
+        view.session_changed,
+        on_discontinuity=lost,
+        keeps_rows=False,
     )
     keys: Table[AccessKey] = Table(
         connections.log,
@@ -149,6 +161,7 @@ def build(settings: RouterSettings) -> Service:
                     "policies": policies,
                     "switches": switches,
                     "keys": keys,
+                    "sessions": sessions,
                 }
             ),
             *(() if storing is None else storing.parts),

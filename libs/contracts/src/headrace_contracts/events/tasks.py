@@ -1721,25 +1721,18 @@ class SensitiveSession:
     """A session that has held sensitive content: its tasks stay on own nodes from then on.
 
     Attributes:
-        mark: First 16 bytes of a SHA-256 over tenant and session.
-        tenant: Tenant of the session.
-        task_id: A task that shows it.
-        marked_at: When its newest task was decided. Milliseconds since the epoch, UTC. Milliseconds since the
-            epoch, UTC.
+        mark: First 16 bytes of a SHA-256 over tenant and session; the record's key is the same in hexadecimal.
+        marked_at: When a task last showed it. Milliseconds since the epoch, UTC.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.SensitiveSession"
 
     mark: bytes
-    tenant: str
-    task_id: str
     marked_at: int
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
             "mark": self.mark,
-            "tenant": self.tenant,
-            "task_id": self.task_id,
             "marked_at": self.marked_at,
         }
 
@@ -1747,8 +1740,6 @@ class SensitiveSession:
     def from_avro(cls, data: dict[str, Any]) -> SensitiveSession:
         return cls(
             mark=data["mark"],
-            tenant=data["tenant"],
-            task_id=data["task_id"],
             marked_at=data["marked_at"],
         )
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
-from headrace_contracts.events import NodeStatus, PolicyPublished, Preferences, SwitchedOff
+from headrace_contracts.events import (
+    NodeStatus,
+    PolicyPublished,
+    Preferences,
+    SensitiveSession,
+    SwitchedOff,
+)
 from headrace_contracts.sites import NO_SITE
 from headrace_contracts.switches import Switches
 from headrace_models.prices import PriceBook
@@ -17,7 +24,11 @@ from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow
 from headrace_router.decide.fleet import Fleet, expires_at, gained
 from headrace_router.decide.model import DecisionContext, Peers
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.sensitive_sessions import NO_SESSIONS, KnownSessions, SensitiveSessions
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, TenantQuota
+
+_MOST_SESSIONS: Final = 100_000
+_SESSION_FILTER_BYTES: Final = 1024 * 1024
 
 
 class RoutingView:
@@ -61,6 +72,8 @@ class RoutingView:
         self._fleet: Fleet | None = None
         self._former_fleet: Fleet | None = None
         self._preferences: dict[str, Preferences] = {}
+        self.sensitive_sessions = SensitiveSessions(_MOST_SESSIONS, _SESSION_FILTER_BYTES)
+        """Those of all partitions, as their routers have told."""
         self.sites = frozenset({NO_SITE, *sites})
         # Reports from sites that are not among them: site and expiry by key.
         self._undeclared: dict[str, tuple[str, int]] = {}
@@ -143,6 +156,11 @@ class RoutingView:
         else:
             self._preferences[key] = preferences
 
+    def session_changed(self, key: str, session: SensitiveSession | None) -> None:
+        """A session is sensitive. That it is so no more follows from its age alone."""
+        if session is not None and session.mark.hex() == key:
+            self.sensitive_sessions.note(session.mark, session.marked_at)
+
     def undeclared_sites(self) -> str | None:
         """What is wrong if workers report from sites whose topics are not known here; None if none do."""
         now = self.clock()
@@ -172,8 +190,8 @@ class RoutingView:
             self._fleet = self._former_fleet = Fleet(self._known(), self._former_fleet)
         return self._fleet
 
-    def context(self, peers: Peers, tenant: str, user: str) -> DecisionContext:
-        """What is currently known for a task of this tenant and user."""
+    def context(self, peers: Peers, tenant: str, user: str, sessions: KnownSessions = NO_SESSIONS) -> DecisionContext:
+        """What is currently known for a task of this tenant and user, in a partition that knows of `sessions`."""
         return DecisionContext(
             now=self.clock(),
             policy=self._published.of(tenant),
@@ -185,6 +203,7 @@ class RoutingView:
             tenant_preferences=self._preferences.get(f"{tenant}/"),
             quota=self._quotas.get(tenant, self._quota),
             window=self.window,
+            sessions=sessions,
         )
 
     def _known(self) -> Iterator[NodeStatus]:

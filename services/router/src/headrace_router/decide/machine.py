@@ -60,6 +60,13 @@ from headrace_router.decide.model import (
     WakeUp,
 )
 from headrace_router.decide.queries import begun
+from headrace_router.decide.raising import (
+    content_raises,
+    highest,
+    is_in_sensitive_session,
+    raised_steps,
+    with_mark,
+)
 from headrace_router.decide.reports import (
     ANSWERED_REMOTELY,
     ATTEMPT_TIMEOUT,
@@ -90,6 +97,7 @@ from headrace_router.decide.routes import (
     take_back,
     unknown_role,
 )
+from headrace_router.decide.rules import rules_for
 from headrace_router.decide.sharing import may_serve_followers
 from headrace_router.decide.sources import cited, wants_json
 from headrace_router.decide.stored_answers import known_answer
@@ -104,14 +112,22 @@ _NOWHERE_BETTER: Final = frozenset({"invalid_request"})
 
 def decide(state: TaskState | None, event: RouterEvent, context: DecisionContext) -> Result:
     """The outcome of an event for its task; `state` is None for an unknown task."""
-    return TRANSITIONS[None if state is None else state.phase, type(event)](state, event, context)
+    result = TRANSITIONS[None if state is None else state.phase, type(event)](state, event, context)
+    if isinstance(result, Decision) and (marked := with_mark(result.state)) is not result.state:
+        return replace(result, state=marked)
+    return result
 
 
 def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     task, policy, now = event.task, context.policy, context.now
     name = role_name(task, policy)
     role = None if name is None else policy.roles.get(name)
-    rules = rules_of(task, context)
+    demanded = rules_for(
+        task, role, policy, context.user_preferences, context.tenant_preferences, providers=context.fleet.providers
+    )
+    raises = content_raises(task, policy)
+    rules = rules_of(task, context, floor=highest(raises))
+    in_session = is_in_sensitive_session(task, context.sessions, now)
     lane = task.lane or (role.lane if role is not None and role.lane is not None else policy.defaults.lane)
     own = task.deadline_at if task.deadline_at is not None else now + policy.deadlines.default.of(lane)
     state = TaskState(
@@ -127,6 +143,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         reply_partition=task.reply_partition,
         traceparent=event.traceparent,
         turn=context.peers.last_turn + 1,
+        trail=raised_steps(raises, in_session, demanded.privacy, now),
     )
     research = begun(task, role)
     if isinstance(research, ResearchState):

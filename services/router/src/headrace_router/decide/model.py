@@ -24,6 +24,7 @@ from headrace_models.prices import PriceBook
 from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
+from headrace_router.decide.sensitive_sessions import NO_SESSIONS, KnownSessions
 from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
 
 
@@ -185,6 +186,7 @@ class DecisionContext:
         quota: What the task's tenant may have in flight in the partition.
         window: What it may have out in each topic of attempts.
         switches: What is switched off.
+        sessions: Which sessions are sensitive.
     """
 
     now: int
@@ -197,6 +199,7 @@ class DecisionContext:
     quota: TenantQuota = DEFAULT_QUOTA
     window: AttemptWindow = DEFAULT_WINDOW
     switches: Switches = ALL_ON
+    sessions: KnownSessions = NO_SESSIONS
 
 
 @cheaply_made

@@ -13,6 +13,8 @@ from headrace_contracts.events import Lane, Mode, ModelSettings, Place, Privacy,
 from headrace_contracts.narrowing import Strategy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from headrace_router.decide.detectors import Detector
+
 UNKNOWN_QUALITY = 0.5
 """Of a model of which the policy does not say how good its answers are."""
 
@@ -444,6 +446,8 @@ class Policy(_Part):
         strategy: How the candidates of a task are put in order.
         throughput: Tokens per second that the strategy `throughput-at-least` asks for.
         data: What providers must fulfil.
+        detectors: Detectors of personal data and secrets that look at each task, and the level that each raises it to;
+            none by default.
     """
 
     defaults: Defaults
@@ -456,6 +460,7 @@ class Policy(_Part):
     strategy: Strategy = "listed"
     throughput: float = Field(default=30.0, gt=0)
     data: DataRules = DataRules()
+    detectors: dict[Detector, Privacy] = {}
     ladder: tuple[Ref, ...] = ()
     roles: dict[str, RolePolicy] = Field(min_length=1)
 

@@ -29,6 +29,7 @@ from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose,
 from headrace_router.decide.kinds import MOST_KINDS
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.policy import Policy, RolePolicy
+from headrace_router.decide.raising import session_floor
 from headrace_router.decide.reports import SITE_SILENT, came_too_late, in_vain
 from headrace_router.decide.retry import backoff, closed, next_number, search_attempts, tries
 from headrace_router.decide.rules import TaskRules, rules_for
@@ -333,7 +334,8 @@ def left_of_budget(state: TaskState) -> int | None:
 
 
 def rules_of(task: TaskSubmitted, context: DecisionContext, floor: Privacy | None = None) -> TaskRules:
-    """The rules for a task as demanded now; see `rules_for`."""
+    """The rules for a task as demanded now, by its session too; see `rules_for`."""
+    floor = session_floor(task, floor, context.sessions, context.now)
     policy, user, tenant = context.policy, context.user_preferences, context.tenant_preferences
     providers, kept = context.fleet.providers, context.fleet.kinds
     about = (

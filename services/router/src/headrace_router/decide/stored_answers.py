@@ -13,6 +13,7 @@ from headrace_contracts.events import Privacy, TaskCompleted, TaskState, TaskSub
 from headrace_router.decide.answer_policy import answer_version
 from headrace_router.decide.equality import equality_digest
 from headrace_router.decide.model import DecisionContext, Equal, StoredAnswer
+from headrace_router.decide.raising import content_raises, highest
 from headrace_router.decide.routes import role_name, rules_of
 from headrace_router.decide.sharing import may_be_kept
 
@@ -36,7 +37,7 @@ def digest_to_look_up(task: TaskSubmitted, context: DecisionContext) -> str:
     """
     if not task.allow_cached or not context.policy.cache.stored_ttl or not context.switches.has("cache", context.now):
         return ""
-    rules = rules_of(task, context)
+    rules = rules_of(task, context, floor=highest(content_raises(task, context.policy)))
     if rules.objection is not None or rules.privacy is Privacy.SENSITIVE:
         return ""
     digest = equality_digest(task, rules, answer_version(context.policy, role_name(task, context.policy)))

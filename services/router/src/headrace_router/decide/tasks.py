@@ -13,6 +13,7 @@ from headrace_contracts.topics import WORK_LOCAL, topic_named
 from headrace_router.decide.attempt_windows import AttemptWindow, AttemptWindows, OutNow
 from headrace_router.decide.model import CAUSES, AttemptEnded, Equal, WakeUp
 from headrace_router.decide.policy import CacheLimits
+from headrace_router.decide.sensitive_sessions import NO_SESSIONS, KnownSessions
 from headrace_router.decide.sharing import may_be_kept, may_serve_followers
 from headrace_router.decide.tenant_quota import LiveLoad, LiveLoads, size_of
 from headrace_router.decide.terminal import task_of
@@ -62,6 +63,9 @@ class Unread(Encoded, Protocol):
     @property
     def session(self) -> str | None: ...
 
+    @property
+    def sensitive_session(self) -> bytes | None: ...
+
 
 class PartitionTasks:
     """Live tasks with their states, leaders and followers, ids of ended tasks, and cached answers.
@@ -86,6 +90,8 @@ class PartitionTasks:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._remembered = remembered
         self._answers = _Answers(cache)
+        self.sessions: KnownSessions = NO_SESSIONS
+        """Which sessions are sensitive, as far as is known here."""
         # How the last leader ended, of digests that have followers: what was not kept in the cache, such as a refusal,
         # must still reach those who waited for it, also after a takeover between its end and theirs.
         self._ends: dict[str, TaskState | Unread] = {}
