@@ -217,6 +217,9 @@ class Clients:
             reply_partition=rng.choice((None, 0, 1)),
             submitted_at=now,
         )
+        if drawn.session is not None and text.startswith(SECRET) and number % 3:
+            # Or all sessions would soon be sensitive, and nothing of them would be sent to the cloud.
+            drawn = replace(drawn, session=f"private-{drawn.session}")
         return drawn if self._world.settings.varied else _unopposed(drawn)
 
 

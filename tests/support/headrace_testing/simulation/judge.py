@@ -21,6 +21,7 @@ from headrace_testing.simulation import (
     oracle_paid,
     oracle_quota,
     oracle_research,
+    oracle_sessions,
     oracle_several_models,
     oracle_sites,
     oracle_tasks,
@@ -165,6 +166,7 @@ class Judge:
             oracle_windows,
             oracle_sites,
             oracle_operators,
+            oracle_sessions,
         )
         for check in [oracle.verdict for oracle in oracles]:
             for what in check(self):

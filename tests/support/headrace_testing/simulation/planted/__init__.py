@@ -13,6 +13,7 @@ from headrace_testing.simulation.planted import (
     operators,
     research,
     router,
+    sessions,
     several_models,
     sites,
     workers,
@@ -21,7 +22,7 @@ from headrace_testing.simulation.planted.bugs import Bug, Patches
 
 BUGS: Sequence[Bug] = (
     *journal.BUGS, *router.BUGS, *engine.BUGS, *workers.BUGS, *ledger.BUGS, *lasting.BUGS, *sites.BUGS,
-    *operators.BUGS, *research.BUGS, *several_models.BUGS,
+    *operators.BUGS, *research.BUGS, *several_models.BUGS, *sessions.BUGS,
 )  # fmt: skip
 
 
