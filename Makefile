@@ -19,7 +19,7 @@ OVERLOAD := tests/bench/overload:tests/bench/scale:tests/bench/gateway:tests/ben
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-router bench-group-commit bench-scale bench-overload bench-accountant fleet-day soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-router bench-group-commit bench-scale bench-overload bench-accountant bench-cache bench-cached fleet-day soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -139,6 +139,12 @@ bench-gateway: setup downloads ## Measure Headrace beside LiteLLM's proxy, behin
 
 bench-scale: setup downloads ## Measure what a task costs as partitions, instances, agents, tenants and history grow (ARGS="--help")
 	@PYTHONPATH=tests/bench/scale:tests/bench/gateway:tests/bench/streams:tests/clients:tests/support exec $(BIN)/python -m headrace_scale_bench $(ARGS)
+
+bench-cache: setup ## Simulate two months of a product with 10,000 users: what caches in memory and stored answers save (ARGS="--help")
+	$(BIN)/python tests/bench/cache_month.py $(ARGS)
+
+bench-cached: setup downloads ## Measure how fast a cached answer comes over HTTP: from memory, and from Postgres (ARGS="--help")
+	$(BIN)/python tests/bench/cached.py $(ARGS)
 
 bench-overload: setup downloads ## Measure answers in time, latency and refusals when more is asked than models can do (ARGS="--help")
 	@PYTHONPATH=$(OVERLOAD) exec $(BIN)/python -m headrace_overload_bench $(ARGS)

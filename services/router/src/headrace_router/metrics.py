@@ -35,6 +35,11 @@ class RouterMetrics:
         self._ensembles = metrics.counter(
             "ensembles", "Tasks that an ensemble has answered, by how, and how coherence was.", ["by", "coherence"]
         )
+        self._saved = metrics.counter(
+            "saved_nanodollars",
+            "What shared answers cost when they were made, by where they came from.",
+            ["served_from"],
+        )
         self._over_quota = metrics.counter("tasks_over_quota", "Tasks refused: their tenant had too many live ones.")
         self._errors = metrics.counter("decision_errors", "Events whose decision failed: defects.", ["cause"])
         self._fenced = metrics.counter("partitions_fenced", "Partitions released because it was unsafe to publish.")
@@ -70,6 +75,8 @@ class RouterMetrics:
         if state.result is not None:
             served_from: ServedFrom = state.result.served_from
             self._finished.labels(state.result.status.value, served_from.value).inc()
+            if state.result.saved_nanodollars:
+                self._saved.labels(served_from.value).inc(state.result.saved_nanodollars)
             if state.result.failure is not None and state.result.failure.code == TOO_MANY_LIVE_TASKS:
                 self._over_quota.inc()
             if served_from is ServedFrom.ATTEMPT:

@@ -102,10 +102,10 @@ class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, 
         le=5,
     )
     stored_answers_per_tenant: int = setting(
-        200_000, unit="answers", reason="Most stored answers of a tenant; beyond it the oldest are deleted.", ge=1
+        1_000_000, unit="answers", reason="Most stored answers of a tenant; beyond it the oldest are deleted.", ge=1
     )
     stored_answer_bytes_per_tenant: int = setting(
-        1_073_741_824, unit="bytes", reason="Most bytes of a tenant's stored answers.", ge=1_048_576
+        2_147_483_648, unit="bytes", reason="Most bytes of a tenant's stored answers.", ge=1_048_576
     )
     stored_answer_bytes: int = setting(
         8_589_934_592,

@@ -11,7 +11,7 @@ from headrace_contracts.events.fleet import AnnouncedModel, Gpu, ModelObserved, 
 from headrace_contracts.events.settings import PolicyPublished, Preferences, PrivacyLevel, SwitchKind, SwitchedOff
 from headrace_contracts.events.skills import SkillAction, SkillChange, SkillChanged, SkillPublished, SkillStatus, SkillSubmitted, SkillVersion
 from headrace_contracts.events.spend import SpendWindows, Window
-from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, Citation, Command, CommandKind, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, Message, MessagePart, ModelOperation, ModelSettings, Options, Outcome, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Routing, Sampling, SearchState, SensitiveSession, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
+from headrace_contracts.events.tasks import AnswerChoice, AnswerPiece, AttemptState, CascadeSummary, Citation, Command, CommandKind, EnsembleSummary, EntryKind, HistoryChangeKind, HistoryChanged, InputEvent, JournalEntry, MemberAnswer, MemberState, MemberSummary, Message, MessagePart, ModelOperation, ModelSettings, Options, Outcome, PanelState, PartKind, Rejection, ReplyKind, ResearchState, ResearchSummary, ResponseFormat, ResponseFormatKind, Routing, Sampling, SearchState, SensitiveSession, ServedFrom, TaskCancelled, TaskCompleted, TaskPhase, TaskReply, TaskState, TaskStatus, TaskSubmitted, Tool, ToolChoice, ToolChoiceMode, TrailStep, Turn
 from headrace_contracts.events.usage import UsageRecorded
 from headrace_contracts.events.work import AttemptFinished, AttemptRequested, AttemptStarted, AttemptsCancelled, BatchMember, BatchPhase, LostExecution, ProviderBatch
 
@@ -28,12 +28,14 @@ __all__ = [
     "AuditRecorded",
     "BatchMember",
     "BatchPhase",
+    "CascadeSummary",
     "Citation",
     "Command",
     "CommandKind",
     "Content",
     "DeadLetter",
     "DeadLetterHandled",
+    "EnsembleSummary",
     "EntryKind",
     "Failure",
     "Gpu",
@@ -45,6 +47,9 @@ __all__ = [
     "JournalEntry",
     "Lane",
     "LostExecution",
+    "MemberAnswer",
+    "MemberState",
+    "MemberSummary",
     "Message",
     "MessagePart",
     "Mode",
@@ -57,6 +62,7 @@ __all__ = [
     "NodeStatus",
     "Options",
     "Outcome",
+    "PanelState",
     "PartKind",
     "Place",
     "PlacementAction",

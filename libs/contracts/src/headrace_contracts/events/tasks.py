@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from headrace_contracts.events.common import Content, Failure, Lane, Mode, Position, Privacy, Usage
 from headrace_contracts.events.fleet import Place
+from headrace_contracts.frozen import cheaply_made
 
 
 class PartKind(StrEnum):
@@ -28,6 +29,7 @@ class PartKind(StrEnum):
     REASONING = "reasoning"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePart:
     """A part of a message or an answer.
@@ -98,6 +100,7 @@ class MessagePart:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
     """A source that an answer names.
@@ -138,6 +141,7 @@ class Citation:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerChoice:
     """One answer.
@@ -182,6 +186,7 @@ class AnswerChoice:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerPiece:
     """A piece of an answer in a stream that is not text of the first choice.
@@ -238,6 +243,7 @@ class AnswerPiece:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """How a node of ours is to load and ask a model, by the routing policy's role and model. What the caller asks goes before it. A null leaves it to the node.
@@ -287,6 +293,7 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
     """The router's state of one attempt.
@@ -368,6 +375,114 @@ class AttemptState:
         )
 
 
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSummary:
+    """One of the models that worked on a task together.
+
+    Attributes:
+        part: primary, validation, technical; rung; judge, self_rating, validator.
+        provider: Provider that was asked last. Null: none was.
+        model: Model that was asked last.
+        node: Node that answered.
+        outcome: How its last attempt ended. Null: it was still running, and was stopped.
+        score: What it says of what it rates, from 0 to 1.
+        cost_nanodollars: What its attempts have cost, as far as that is known.
+        model_ms: Milliseconds that its answer took its model.
+        chosen: Whether the task's answer is its.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.MemberSummary"
+
+    part: str
+    provider: str | None = None
+    model: str | None = None
+    node: str | None = None
+    outcome: Outcome | None = None
+    score: float | None = None
+    cost_nanodollars: int = 0
+    model_ms: float = 0.0
+    chosen: bool = False
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "provider": self.provider,
+            "model": self.model,
+            "node": self.node,
+            "outcome": self.outcome,
+            "score": self.score,
+            "cost_nanodollars": self.cost_nanodollars,
+            "model_ms": self.model_ms,
+            "chosen": self.chosen,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> MemberSummary:
+        return cls(
+            part=data["part"],
+            provider=data["provider"],
+            model=data["model"],
+            node=data["node"],
+            outcome=None if (value_outcome := data["outcome"]) is None else Outcome(value_outcome),
+            score=data["score"],
+            cost_nanodollars=data["cost_nanodollars"],
+            model_ms=data["model_ms"],
+            chosen=data["chosen"],
+        )
+
+
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeSummary:
+    """How far up its ladder a task had to go.
+
+    Attributes:
+        members: Who was asked.
+        rungs: Rungs of the ladder. 0: the task has no answer.
+        rung: The rung whose answer it is, from 1. 0: there is no answer.
+        sufficient: Whether the answer has passed all tests of confidence, or comes from the last rung, which
+            has none.
+        confidence: The lowest score that a test gave it, from 0 to 1. Null: none gave a score.
+        reason: Why it is the answer of this rung.
+        saved_nanodollars: What the same answer would have cost at the last rung, less what all attempts have
+            cost. Negative: the cascade has cost more.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.CascadeSummary"
+
+    members: tuple[MemberSummary, ...] = ()
+    rungs: int = 0
+    rung: int = 0
+    sufficient: bool = False
+    confidence: float | None = None
+    reason: str = ''
+    saved_nanodollars: int = 0
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "members": [item.to_avro(named) for item in self.members],
+            "rungs": self.rungs,
+            "rung": self.rung,
+            "sufficient": self.sufficient,
+            "confidence": self.confidence,
+            "reason": self.reason,
+            "saved_nanodollars": self.saved_nanodollars,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> CascadeSummary:
+        return cls(
+            members=tuple([MemberSummary.from_avro(item) for item in data["members"]]),
+            rungs=data["rungs"],
+            rung=data["rung"],
+            sufficient=data["sufficient"],
+            confidence=data["confidence"],
+            reason=data["reason"],
+            saved_nanodollars=data["saved_nanodollars"],
+        )
+
+
 class CommandKind(StrEnum):
     """What the router does once a decision is durable."""
 
@@ -378,6 +493,7 @@ class CommandKind(StrEnum):
     CANCEL = "cancel"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One record to be produced. Its content follows from the state in the same journal entry.
@@ -414,6 +530,48 @@ class Command:
         )
 
 
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleSummary:
+    """How several models have answered a task together.
+
+    Attributes:
+        members: Who was asked.
+        answered: Members that have answered.
+        combined_by: What has chosen the answer: vote, judge or best_of; only, if there was one answer.
+        coherence: How alike the answers are, from 0 to 1: the mean similarity of all pairs. Null: fewer than
+            two answers.
+        goal: The coherence that the policy wants. Null: the task has no answer.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.EnsembleSummary"
+
+    members: tuple[MemberSummary, ...] = ()
+    answered: int = 0
+    combined_by: str = ''
+    coherence: float | None = None
+    goal: float | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "members": [item.to_avro(named) for item in self.members],
+            "answered": self.answered,
+            "combined_by": self.combined_by,
+            "coherence": self.coherence,
+            "goal": self.goal,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> EnsembleSummary:
+        return cls(
+            members=tuple([MemberSummary.from_avro(item) for item in data["members"]]),
+            answered=data["answered"],
+            combined_by=data["combined_by"],
+            coherence=data["coherence"],
+            goal=data["goal"],
+        )
+
+
 class EntryKind(StrEnum):
     """What a journal entry is."""
 
@@ -433,6 +591,7 @@ class HistoryChangeKind(StrEnum):
     TURN_FORGOTTEN = "turn_forgotten"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One message of a conversation.
@@ -474,6 +633,7 @@ class Message:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryChanged:
     """A change of the history beside tasks and their ends: conversations, and what must be forgotten.
@@ -530,6 +690,7 @@ class HistoryChanged:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputEvent:
     """The event that a decision was made on.
@@ -575,8 +736,10 @@ class TaskPhase(StrEnum):
     FOLLOWING = "following"
     FINISHED = "finished"
     SEARCHING = "searching"
+    CONSULTING = "consulting"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """Parameters that shape a model's answer. A null leaves the choice to the model.
@@ -633,6 +796,7 @@ class ModelOperation(StrEnum):
     DRAW = "draw"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A tool that the model may call.
@@ -681,6 +845,7 @@ class ToolChoiceMode(StrEnum):
     REQUIRED = "required"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChoice:
     """Which tools the model may or must call.
@@ -717,6 +882,7 @@ class ResponseFormatKind(StrEnum):
     JSON_SCHEMA = "json_schema"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseFormat:
     """The form that the answer must have.
@@ -757,6 +923,7 @@ class ResponseFormat:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a task asks of a model beyond messages and sampling. A null leaves the choice to the model.
@@ -849,6 +1016,7 @@ class Options:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """The place of a task in a conversation that the history keeps, so that a later task can continue it.
@@ -898,9 +1066,10 @@ class Turn:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """What a task asks of the choice among the models that it may run on. It narrows the choice, and never widens it.
+    """What a task asks of the choice among the models that it may run on. It narrows the choice, and never widens it; a cascade or an ensemble it can have only where its role has one.
 
     Attributes:
         order: Providers, or models as provider/model, to try first, in this order.
@@ -918,6 +1087,9 @@ class Routing:
         deny_data_collection: Whether only providers may run it that do not use what they are sent for
             themselves.
         zero_retention: Whether only providers may run it that keep nothing of what they are sent.
+        cascade: Whether to ask the models of the role's cascade one after another, until an answer passes its
+            tests. Null: as the policy says.
+        ensemble: Whether to ask the members of the role's ensemble together. Null: as the policy says.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.Routing"
@@ -933,6 +1105,8 @@ class Routing:
     require_parameters: bool = False
     deny_data_collection: bool = False
     zero_retention: bool = False
+    cascade: bool | None = None
+    ensemble: bool | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -947,6 +1121,8 @@ class Routing:
             "require_parameters": self.require_parameters,
             "deny_data_collection": self.deny_data_collection,
             "zero_retention": self.zero_retention,
+            "cascade": self.cascade,
+            "ensemble": self.ensemble,
         }
 
     @classmethod
@@ -963,9 +1139,12 @@ class Routing:
             require_parameters=data["require_parameters"],
             deny_data_collection=data["deny_data_collection"],
             zero_retention=data["zero_retention"],
+            cascade=data["cascade"],
+            ensemble=data["ensemble"],
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSubmitted:
     """A task for a model: what to do, and within which limits.
@@ -1091,14 +1270,16 @@ class TaskSubmitted:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailStep:
     """One decision about a task.
 
     Attributes:
         at: When it was decided. Milliseconds since the epoch, UTC.
-        step: What was decided: raised, dispatched, searched, researched, rejected, retried, fell_back,
-            not_asked, breached, execution_lost, coalesced, cached, waited, finished.
+        step: What was decided: raised, dispatched, searched, researched, answered, rated, judged, escalated,
+            accepted, combined, rejected, retried, fell_back, not_asked, breached, execution_lost, coalesced,
+            cached, waited, finished.
         provider: Provider concerned.
         model: Model concerned.
         reason: Why.
@@ -1151,6 +1332,7 @@ class ServedFrom(StrEnum):
     NOTHING = "nothing"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResearchSummary:
     """The searches of a task in numbers.
@@ -1183,6 +1365,7 @@ class ResearchSummary:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCompleted:
     """The terminal state of a task. Each task has exactly one.
@@ -1221,6 +1404,8 @@ class TaskCompleted:
         submitted_at: When the task was accepted. Milliseconds since the epoch, UTC.
         completed_at: When the terminal state was decided. Milliseconds since the epoch, UTC.
         research: What the answer rests on, if its role searches first. Null: it does not.
+        ensemble: How several models have answered together. Null: one has.
+        cascade: How far up its ladder the task had to go. Null: it had none.
         saved_nanodollars: cache, coalesced: what the answer cost when it was made, in nano-dollars.
     """
 
@@ -1259,6 +1444,8 @@ class TaskCompleted:
     submitted_at: int
     completed_at: int
     research: ResearchSummary | None = None
+    ensemble: EnsembleSummary | None = None
+    cascade: CascadeSummary | None = None
     saved_nanodollars: int = 0
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
@@ -1296,6 +1483,8 @@ class TaskCompleted:
             "submitted_at": self.submitted_at,
             "completed_at": self.completed_at,
             "research": None if self.research is None else ("headrace.tasks.ResearchSummary", self.research.to_avro(named)) if named else self.research.to_avro(named),
+            "ensemble": None if self.ensemble is None else ("headrace.tasks.EnsembleSummary", self.ensemble.to_avro(named)) if named else self.ensemble.to_avro(named),
+            "cascade": None if self.cascade is None else ("headrace.tasks.CascadeSummary", self.cascade.to_avro(named)) if named else self.cascade.to_avro(named),
             "saved_nanodollars": self.saved_nanodollars,
         }
 
@@ -1335,10 +1524,13 @@ class TaskCompleted:
             submitted_at=data["submitted_at"],
             completed_at=data["completed_at"],
             research=None if (value_research := data["research"]) is None else ResearchSummary.from_avro(value_research),
+            ensemble=None if (value_ensemble := data["ensemble"]) is None else EnsembleSummary.from_avro(value_ensemble),
+            cascade=None if (value_cascade := data["cascade"]) is None else CascadeSummary.from_avro(value_cascade),
             saved_nanodollars=data["saved_nanodollars"],
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchState:
     """The router's state of one search of a task. Its attempts share the numbers of the task's.
@@ -1380,6 +1572,7 @@ class SearchState:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResearchState:
     """The router's state of the searches of a task, and what they found.
@@ -1421,6 +1614,153 @@ class ResearchState:
         )
 
 
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberAnswer:
+    """What a member of an ensemble, or a rung of a cascade, has answered.
+
+    Attributes:
+        content: The text.
+        finish_reason: Why it ended.
+        choices: The whole answer, where it is more than a text.
+        model: Model that the worker reports.
+        node: Node that ran it.
+        simulated: Whether a simulator made it.
+        model_ms: Milliseconds that the model took.
+        fits_schema: Whether it fits the JSON Schema of the task. Null: there is none, or it was not checked.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.MemberAnswer"
+
+    content: Content | None = None
+    finish_reason: str | None = None
+    choices: tuple[AnswerChoice, ...] = ()
+    model: str = ''
+    node: str | None = None
+    simulated: bool = False
+    model_ms: float = 0.0
+    fits_schema: bool | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "content": None if self.content is None else ("headrace.common.Content", self.content.to_avro(named)) if named else self.content.to_avro(named),
+            "finish_reason": self.finish_reason,
+            "choices": [item.to_avro(named) for item in self.choices],
+            "model": self.model,
+            "node": self.node,
+            "simulated": self.simulated,
+            "model_ms": self.model_ms,
+            "fits_schema": self.fits_schema,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> MemberAnswer:
+        return cls(
+            content=None if (value_content := data["content"]) is None else Content.from_avro(value_content),
+            finish_reason=data["finish_reason"],
+            choices=tuple([AnswerChoice.from_avro(item) for item in data["choices"]]),
+            model=data["model"],
+            node=data["node"],
+            simulated=data["simulated"],
+            model_ms=data["model_ms"],
+            fits_schema=data["fits_schema"],
+        )
+
+
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberState:
+    """The router's state of one of the models that work on a task together: a member of an ensemble or its judge, a rung of a cascade or the rating of one. Its attempts share the numbers of the task's.
+
+    Attributes:
+        part: primary, validation, technical; rung; judge, self_rating, validator.
+        place: Of a rung: its place on the ladder, from 0. Of a rating: the place of what it rates among the
+            members. Of a member: its place in the policy.
+        system_prompt: What it is told first, in place of the task's own. Null: that.
+        logprobs: Whether it is asked for the probabilities of its tokens, for a test of its answer.
+        attempts: Attempts so far.
+        wake_at: When its attempt is given up, or the next one is made. Null: once it has ended. Milliseconds
+            since the epoch, UTC.
+        ended: Whether there is nothing more to come of it.
+        answer: What it has answered.
+        score: What a rating says of what it rates, from 0 to 1.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.MemberState"
+
+    part: str
+    place: int = 0
+    system_prompt: str | None = None
+    logprobs: bool = False
+    attempts: tuple[AttemptState, ...] = ()
+    wake_at: int | None = None
+    ended: bool = False
+    answer: MemberAnswer | None = None
+    score: float | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "place": self.place,
+            "system_prompt": self.system_prompt,
+            "logprobs": self.logprobs,
+            "attempts": [item.to_avro(named) for item in self.attempts],
+            "wake_at": self.wake_at,
+            "ended": self.ended,
+            "answer": None if self.answer is None else ("headrace.tasks.MemberAnswer", self.answer.to_avro(named)) if named else self.answer.to_avro(named),
+            "score": self.score,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> MemberState:
+        return cls(
+            part=data["part"],
+            place=data["place"],
+            system_prompt=data["system_prompt"],
+            logprobs=data["logprobs"],
+            attempts=tuple([AttemptState.from_avro(item) for item in data["attempts"]]),
+            wake_at=data["wake_at"],
+            ended=data["ended"],
+            answer=None if (value_answer := data["answer"]) is None else MemberAnswer.from_avro(value_answer),
+            score=data["score"],
+        )
+
+
+@cheaply_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelState:
+    """The router's state of a task that several models work on.
+
+    Attributes:
+        kind: ensemble or cascade.
+        members: Those that were asked, in order.
+        until: When an ensemble goes on without the members that have not answered, or without its judge. Null
+            before the first attempt. Milliseconds since the epoch, UTC.
+    """
+
+    FULL_NAME: ClassVar[str] = "headrace.tasks.PanelState"
+
+    kind: str
+    members: tuple[MemberState, ...] = ()
+    until: int | None = None
+
+    def to_avro(self, named: bool = False) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "members": [item.to_avro(named) for item in self.members],
+            "until": self.until,
+        }
+
+    @classmethod
+    def from_avro(cls, data: dict[str, Any]) -> PanelState:
+        return cls(
+            kind=data["kind"],
+            members=tuple([MemberState.from_avro(item) for item in data["members"]]),
+            until=data["until"],
+        )
+
+
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
     """The router's state of one task.
@@ -1451,6 +1791,7 @@ class TaskState:
         trail: Decisions so far.
         result: The terminal state, once finished.
         research: Searches before the first attempt at the answer, and what they found. Null: none.
+        panel: Several models that work on it, as an ensemble or a cascade. Null: one does.
     """
 
     FULL_NAME: ClassVar[str] = "headrace.tasks.TaskState"
@@ -1475,6 +1816,7 @@ class TaskState:
     trail: tuple[TrailStep, ...] = ()
     result: TaskCompleted | None = None
     research: ResearchState | None = None
+    panel: PanelState | None = None
 
     def to_avro(self, named: bool = False) -> dict[str, Any]:
         return {
@@ -1498,6 +1840,7 @@ class TaskState:
             "trail": [item.to_avro(named) for item in self.trail],
             "result": None if self.result is None else ("headrace.tasks.TaskCompleted", self.result.to_avro(named)) if named else self.result.to_avro(named),
             "research": None if self.research is None else ("headrace.tasks.ResearchState", self.research.to_avro(named)) if named else self.research.to_avro(named),
+            "panel": None if self.panel is None else ("headrace.tasks.PanelState", self.panel.to_avro(named)) if named else self.panel.to_avro(named),
         }
 
     @classmethod
@@ -1523,9 +1866,11 @@ class TaskState:
             trail=tuple([TrailStep.from_avro(item) for item in data["trail"]]),
             result=None if (value_result := data["result"]) is None else TaskCompleted.from_avro(value_result),
             research=None if (value_research := data["research"]) is None else ResearchState.from_avro(value_research),
+            panel=None if (value_panel := data["panel"]) is None else PanelState.from_avro(value_panel),
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """A candidate that was not chosen.
@@ -1562,6 +1907,7 @@ class Rejection:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelled:
     """A request to cancel a task.
@@ -1606,6 +1952,7 @@ class TaskCancelled:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
     """One atomic step of the router: the new state, its commands, and the consumed input offsets. Fields needed for recovery come first, so that it need not decode the rest.
@@ -1716,6 +2063,7 @@ class ReplyKind(StrEnum):
     WAITING = "waiting"
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensitiveSession:
     """A session that has held sensitive content: its tasks stay on own nodes from then on.
@@ -1744,6 +2092,7 @@ class SensitiveSession:
         )
 
 
+@cheaply_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReply:
     """What a waiting caller sees: pieces of the answer, then the terminal state.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from headrace_contracts.cargo import MEDIA_TYPE_PATTERN, TOOL_NAME_PATTERN, is_json_object
 from headrace_contracts.content import plain
-from headrace_contracts.events import Content, Message, MessagePart, PartKind
+from headrace_contracts.events import Content, Message, MessagePart, PartKind, Privacy
 from headrace_contracts.limits import LONGEST_NAME, MOST_PARTS, NAME_PATTERN
 from pydantic import (
     BaseModel,
@@ -212,6 +212,8 @@ class MessageIn(_StrictPart):
     tool_call_id: Annotated[_IDENTIFIER | None, Field(validate_default=True)] = None
     is_error: bool | None = None
     """Whether the tool failed. OpenAI's API has no such field."""
+    privacy: Privacy | None = None
+    """How far the message may travel; the task travels no farther. OpenAI's API has no such field."""
     reasoning_details: Annotated[list[ReasoningDetail], Field(max_length=MOST_PARTS)] | None = None
 
     @field_validator("content")
@@ -258,8 +260,8 @@ class MessageIn(_StrictPart):
         only = parts[0] if len(parts) == 1 else None
         if not parts or (only is not None and only == MessagePart(kind=PartKind.TEXT, content=only.content)):
             said = only.content if only is not None and only.content is not None else plain("")
-            return Message(role=self.speaker(), content=said, name=name)
-        return Message(role=self.speaker(), content=plain(""), parts=tuple(parts), name=name)
+            return Message(role=self.speaker(), content=said, name=name, privacy=self.privacy)
+        return Message(role=self.speaker(), content=plain(""), parts=tuple(parts), name=name, privacy=self.privacy)
 
     def _parts(self) -> Iterator[MessagePart]:
         for thought in self.reasoning_details or ():

@@ -92,12 +92,14 @@ def finish(
     ensemble: EnsembleSummary | None = None,
     cascade: CascadeSummary | None = None,
     verdict: Verdict | None = None,
+    saved_nanodollars: int = 0,
 ) -> Decision:
     """The last decision about a task.
 
     Args:
         research, ensemble, cascade: Those of another task which has made the answer.
         verdict: What was decided about the answers of several models.
+        saved_nanodollars: What the answer of that other task cost.
     """
     task, attempts = task_of(state), all_attempts(state)
     reason = str(status) if failure is None else f"{status}: {failure.code}"
@@ -138,6 +140,7 @@ def finish(
         home_partition=state.home_partition,
         submitted_at=task.submitted_at,
         completed_at=context.now,
+        saved_nanodollars=saved_nanodollars,
     )
     return _ended(state, result, rejected)
 
@@ -167,6 +170,7 @@ def serve(state: TaskState, context: DecisionContext, source: TaskCompleted, ser
         research=source.research,
         ensemble=source.ensemble,
         cascade=source.cascade,
+        saved_nanodollars=source.cost_nanodollars,
     )
 
 
