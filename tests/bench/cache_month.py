@@ -2,8 +2,8 @@
 
 A fifth of all requests ask something new, as 600,000 calls for 3,000,000 requests say. The others repeat one of the
 last 30 days, each as likely as any: what was asked often is asked more often (a Yule-Simon process), and nothing else
-is assumed. So four fifths is what a cache without bounds would serve in its first 30 days; after that answers age, and are
-asked for anew.
+is assumed. So four fifths is what a cache without bounds would serve in its first 30 days; after that answers age, and
+are asked for anew.
 
 Partitions, their caches and the limits of these are the router's own (`PartitionTasks`); of the stored answers, which
 are rows in Postgres, the same bounds hold in memory here. A call is a search and an answer, at the price book's prices.

@@ -29,7 +29,7 @@ from latency import WARM_UP_SECONDS, Caller, Figures, figures, floor, median_of,
 _WAYS = ("memory", "stored", "model")
 
 
-async def ask(session: aiohttp.ClientSession, stack: RunningStack, text: str, **fields: Any) -> tuple[float, str]:
+async def ask(http: aiohttp.ClientSession, stack: RunningStack, text: str, **fields: Any) -> tuple[float, str]:
     """One request: milliseconds, and where its answer came from."""
     body = {
         "model": "auto",
@@ -40,7 +40,7 @@ async def ask(session: aiohttp.ClientSession, stack: RunningStack, text: str, **
     }
     headers = {"Authorization": f"Bearer {stack.api_key}"}
     began = time.perf_counter()
-    async with session.post(f"{stack.intake_url}/v1/chat/completions", json=body, headers=headers) as response:
+    async with http.post(f"{stack.intake_url}/v1/chat/completions", json=body, headers=headers) as response:
         document = await response.json()
         took = (time.perf_counter() - began) * 1000
     if response.status != 200:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +25,7 @@ from headrace.cli.output import (
     task_summary,
     where_text,
 )
-from headrace.cli.running import FAILED, addresses, fail, open_client, run
+from headrace.cli.running import FAILED, USAGE, addresses, fail, open_client, run
 from headrace.cli.timeparse import time_before
 from headrace.results import Task
 from headrace.savings import SavingsReport, savings_of
@@ -30,6 +33,8 @@ from headrace.times import local_clock
 
 if TYPE_CHECKING:
     from headrace_contracts.events import JournalEntry
+
+    from headrace.proofs import Proof
 
 app = typer.Typer(no_args_is_help=True, help="List, show, explain and cancel tasks.")
 
@@ -243,3 +248,72 @@ def _print_entry(entry: JournalEntry) -> None:
                           (rejected.detail, "dim")),
             soft_wrap=True,
         )  # fmt: skip
+
+
+@app.command()
+def prove(
+    task_id: Annotated[str | None, typer.Argument(help="Id of the task.")] = None,
+    verify: Annotated[Path | None, typer.Option(help="Check the signature of this proof instead.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List every place where a task's text was, from topics alone, signed with the installation's secret.
+
+    Reads whole topics in Kafka. HEADRACE_KEY_PEPPER holds the secret, as for the services. Exit code 1 if there is no
+    record of the task, or a proof is not genuine.
+
+    \b
+    Examples:
+      headrace tasks prove 0197c0a2-... --json > proof.json
+      headrace tasks prove --verify proof.json
+    """
+    secret = os.environ.get("HEADRACE_KEY_PEPPER", "")
+    if not secret:
+        raise fail("HEADRACE_KEY_PEPPER is not set: proofs are signed with the installation's secret", USAGE)
+    if (task_id is None) is (verify is None):
+        raise fail("give the id of a task, or a proof with --verify", USAGE)
+    if verify is not None:
+        _verify_proof(verify, secret)
+        return
+    assert task_id is not None
+    _show_proof(run(_prove(task_id)), secret, json_output=json_output)
+
+
+async def _prove(task_id: str) -> Proof:
+    from headrace.connecting import Cluster
+    from headrace.proofs import prove as prove_it
+
+    async with Cluster.at(addresses(), user=CONTENT_READER) as cluster:
+        return await prove_it(cluster, task_id)
+
+
+def _show_proof(proof: Proof, secret: str, *, json_output: bool) -> None:
+    from headrace.proofs import signed
+
+    if not proof.sightings and not proof.unreadable:
+        raise fail(f"the topics hold no record of task {proof.task_id}")
+    document = signed(proof, secret)
+    if json_output:
+        print_json(document)
+        return
+    rows = table("at", "kind", "where", "text", "what", whole=["where", "text"])
+    for seen in proof.sightings:
+        rows.add_row(local_clock(seen.at_ms), seen.kind, seen.where, seen.text, seen.what)
+    OUT.print(rows)
+    for name in proof.unreadable:
+        ERR.print(f"{name} could not be read: what it says of the task is not known", style="yellow")
+    where = "left our own nodes" if proof.left else "stayed on our own nodes"
+    ERR.print(
+        f"task {proof.task_id} ({proof.tenant}, {proof.privacy}) {where}; signature {document['signature'][:16]}…"
+    )
+
+
+def _verify_proof(path: Path, secret: str) -> None:
+    from headrace.proofs import is_genuine
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise fail(f"{path}: {error}", USAGE) from error
+    if not isinstance(document, dict) or not is_genuine(document, secret):
+        raise fail(f"{path} was not made with this installation's secret, or has been changed since")
+    ERR.print(f"{path} is genuine: task {document.get('task_id')}", style="green")
