@@ -33,6 +33,7 @@ from headrace_contracts.events import (
     Tool,
 )
 from headrace_contracts.ids import digest
+from headrace_contracts.switches import Switches
 from headrace_models.prices import load_price_book
 from headrace_router.adapters.policy_file import parse_policy
 from headrace_router.decide.candidates import NotNow, choose
@@ -43,7 +44,6 @@ from headrace_router.decide.model import DecisionContext, Submitted
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.routes import role_of, rules_of
 from headrace_router.decide.strategies import _KEYS
-from headrace_router.decide.switches import Switches
 from headrace_testing.plain_choice import plainly_chosen
 from headrace_testing.routing import NOW, NoPeers
 

@@ -16,6 +16,7 @@ from headrace_contracts.events import (
     Routing,
     TaskSubmitted,
 )
+from headrace_contracts.switches import SWITCHED_OFF
 from headrace_router.decide.candidates import (
     _BYTES_PER_TOKEN,
     _PASSING,
@@ -51,7 +52,6 @@ from headrace_router.decide.reports import in_vain
 from headrace_router.decide.retry import unasked
 from headrace_router.decide.rules import TaskRules
 from headrace_router.decide.strategies import ranked
-from headrace_router.decide.switches import SWITCHED_OFF
 
 
 def plainly_chosen(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from headrace_contracts.content import plain
 from headrace_contracts.events import Privacy, ServedFrom, SwitchedOff, SwitchKind, TaskCompleted, TaskStatus
+from headrace_contracts.switches import Switches
 from headrace_router.adapters.policy_file import load_policy
 from headrace_router.decide.answer_policy import answer_version
 from headrace_router.decide.model import Equal, StoredAnswer, Submitted
 from headrace_router.decide.stored_answers import digest_to_look_up, for_storing, may_be_stored
-from headrace_router.decide.switches import Switches
 from headrace_testing.routing import NOW, Desk, NoPeers, preferences, task
 
 DAY = 86_400_000

@@ -42,7 +42,6 @@ from headrace_contracts.topics import AUDIT_RECORDED, work_topic
 from headrace_models.capabilities import LOGPROBS
 
 from headrace_router.decide.candidates import Candidate, Choice, choose, spent
-from headrace_router.decide.demands import capable
 from headrace_router.decide.fleet import tagged
 from headrace_router.decide.model import AttemptEnded, Decision, DecisionContext, Ignored
 from headrace_router.decide.panel_messages import RATERS, SELF_RATING, VALIDATOR, rating_in, speaks_of_others, told
@@ -207,8 +206,7 @@ def _gives_logprobs(choice: Choice, chosen: Candidate, context: DecisionContext)
         return False
     name = tagged(chosen.model, chosen.place)
     told_of = [m.capabilities for node in choice.nodes for m in node.models if tagged(m.name, chosen.place) == name]
-    able, _ = capable(choice.nodes, chosen.model, chosen.place, frozenset({LOGPROBS}))
-    return len(able) == len(choice.nodes) and None not in told_of
+    return all(told is not None and LOGPROBS in told for told in told_of)
 
 
 def heard(
