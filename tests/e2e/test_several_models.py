@@ -57,6 +57,7 @@ async def test_a_small_model_that_is_sure_answers_and_what_it_saved_is_told(clie
     await eventually_the_same(client, task)
 
 
+@pytest.mark.long
 async def test_an_unsure_one_is_followed_by_larger_ones_within_the_rules(client: Client) -> None:
     task = await client.ask(question("simulate: unsure"), privacy="public", provider=CASCADE, timeout=30)
     assert task.provider == "groq"

@@ -54,7 +54,7 @@ def dead_letter_id(topic: str, partition: int, offset: int) -> str:
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """SHA-256, in hex, over parts that are delimited from each other."""
-    delimited = []
+    delimited: list[bytes] = []
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         delimited += (len(data).to_bytes(8, "big"), data)

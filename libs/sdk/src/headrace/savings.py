@@ -36,7 +36,7 @@ class CascadeShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleAgreement:
-    """The tasks of a role that an ensemble has answered. Those that were served the answer of an equal one do not count.
+    """The tasks of a role that an ensemble has answered. Those served the answer of an equal one do not count.
 
     Attributes:
         tasks: How many.

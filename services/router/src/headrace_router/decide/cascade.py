@@ -27,7 +27,7 @@ from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.panel import answered, failure_of, resting, send, untouched
 from headrace_router.decide.panel_messages import SELF_RATING, VALIDATOR, speaks_of_others
 from headrace_router.decide.panel_step import PanelStep, answers_in, runs
-from headrace_router.decide.panel_summary import Verdict
+from headrace_router.decide.panel_summary import PanelVerdict
 from headrace_router.decide.policy import CascadePolicy
 from headrace_router.decide.retry import panel_attempts
 from headrace_router.decide.routes import fail, refuse, without_candidate
@@ -203,7 +203,7 @@ def accepted(
     """End the task with the answer of a rung."""
     member = step.panel.members[place]
     step.note(context.now, "accepted", f"{step.name(place)}: {confidence.reason}", member.attempts[-1])
-    verdict = Verdict(
+    verdict = PanelVerdict(
         place,
         rungs=member.place + 1 if plan is None else len(plan.rungs),
         sufficient=confidence.passed,

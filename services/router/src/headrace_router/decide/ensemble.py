@@ -24,7 +24,7 @@ from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.panel import answered, failure_of, resting, send, untouched
 from headrace_router.decide.panel_messages import JUDGE, choice_in
 from headrace_router.decide.panel_step import PanelStep, answers_in, runs
-from headrace_router.decide.panel_summary import Verdict
+from headrace_router.decide.panel_summary import PanelVerdict
 from headrace_router.decide.policy import EnsemblePolicy
 from headrace_router.decide.reports import ATTEMPT_TIMEOUT
 from headrace_router.decide.routes import fail, refuse, without_candidate
@@ -148,7 +148,7 @@ def combined(step: PanelStep, plan: EnsemblePolicy | None, context: DecisionCont
     last = step.panel.members[places[at]].attempts[-1]
     reason = f"{how} among {len(places)} answers: {step.name(places[at])}; coherence {told}"
     step.note(context.now, "combined", reason, last)
-    return answered(step, Verdict(places[at], combined_by=how, coherence=alike, goal=goal), context)
+    return answered(step, PanelVerdict(places[at], combined_by=how, coherence=alike, goal=goal), context)
 
 
 def _opinions(answers: Mapping[int, MemberState], context: DecisionContext) -> Sequence[Opinion]:

@@ -46,7 +46,7 @@ from headrace_router.decide.fleet import tagged
 from headrace_router.decide.model import AttemptEnded, Decision, DecisionContext, Ignored
 from headrace_router.decide.panel_messages import RATERS, SELF_RATING, VALIDATOR, rating_in, speaks_of_others, told
 from headrace_router.decide.panel_step import PanelStep, running
-from headrace_router.decide.panel_summary import CASCADE, Verdict
+from headrace_router.decide.panel_summary import CASCADE, PanelVerdict
 from headrace_router.decide.policy import ModelRef, RolePolicy
 from headrace_router.decide.reports import ANSWERED_REMOTELY, believed, came_too_late, close, given_up, in_vain
 from headrace_router.decide.retry import all_attempts, backoff, closed, next_number, tries
@@ -348,7 +348,7 @@ def _close(step: PanelStep, place: int, end: AttemptState, context: DecisionCont
     step.change(place, replace(member, attempts=after.attempts))
 
 
-def answered(step: PanelStep, verdict: Verdict, context: DecisionContext) -> Decision:
+def answered(step: PanelStep, verdict: PanelVerdict, context: DecisionContext) -> Decision:
     """End the task with one of the answers."""
     state, task = step.state, task_of(step.state)
     member = step.panel.members[verdict.place]

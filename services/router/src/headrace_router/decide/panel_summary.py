@@ -16,7 +16,7 @@ ENSEMBLE: Final = "ensemble"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PanelVerdict:
     """What was decided about the answers of several models.
 
     Attributes:
@@ -36,7 +36,7 @@ class Verdict:
     saved_nanodollars: int = 0
 
 
-def ensemble_of(panel: PanelState | None, verdict: Verdict | None) -> EnsembleSummary | None:
+def ensemble_of(panel: PanelState | None, verdict: PanelVerdict | None) -> EnsembleSummary | None:
     """How several models have answered together; None if they have not."""
     if panel is None or panel.kind != ENSEMBLE:
         return None
@@ -53,7 +53,7 @@ def ensemble_of(panel: PanelState | None, verdict: Verdict | None) -> EnsembleSu
     )
 
 
-def cascade_of(panel: PanelState | None, verdict: Verdict | None) -> CascadeSummary | None:
+def cascade_of(panel: PanelState | None, verdict: PanelVerdict | None) -> CascadeSummary | None:
     """How far up its ladder a task had to go; None if it had none."""
     if panel is None or panel.kind != CASCADE:
         return None
@@ -71,7 +71,7 @@ def cascade_of(panel: PanelState | None, verdict: Verdict | None) -> CascadeSumm
     )
 
 
-def _members(panel: PanelState, verdict: Verdict | None) -> Sequence[MemberSummary]:
+def _members(panel: PanelState, verdict: PanelVerdict | None) -> Sequence[MemberSummary]:
     return [
         _member(member, chosen=verdict is not None and place == verdict.place)
         for place, member in enumerate(panel.members)

@@ -36,7 +36,7 @@ from headrace_contracts.topics import AUDIT_RECORDED, TASKS_COMPLETED, TASKS_REP
 
 from headrace_router.decide.costs import dollars, total
 from headrace_router.decide.model import Decision, DecisionContext
-from headrace_router.decide.panel_summary import Verdict, cascade_of, ensemble_of
+from headrace_router.decide.panel_summary import PanelVerdict, cascade_of, ensemble_of
 from headrace_router.decide.retry import all_attempts, next_number
 
 _CONSENT_CODES = frozenset({"privacy", "no_consent", BELOW_FLOOR, CONTRADICTION})
@@ -91,7 +91,7 @@ def finish(
     research: ResearchSummary | None = None,
     ensemble: EnsembleSummary | None = None,
     cascade: CascadeSummary | None = None,
-    verdict: Verdict | None = None,
+    verdict: PanelVerdict | None = None,
     saved_nanodollars: int = 0,
 ) -> Decision:
     """The last decision about a task.
