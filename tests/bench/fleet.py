@@ -49,6 +49,7 @@ from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import ExecutionOutcome
 from headrace_models.worker.pool import Pool
 from headrace_models.worker.runner import AttemptRunner, RunnerOptions, RunObserver
+from headrace_runtime.garbage import SurvivorFreezer
 from headrace_streams.handling import EngineOptions, TopicLane
 from headrace_streams.parallel import ParallelConsumer
 from headrace_testing.engine import Letters
@@ -325,6 +326,8 @@ def rounds_of_ways(urls: Sequence[Url], rounds: int, seconds: float) -> dict[str
 
 def many(url: Url, seconds: float, spread_seconds: float, port: Connection) -> None:
     """A worker with a thousand calls at once, in a process of its own; sends its figures."""
+    # As every service has it.
+    SurvivorFreezer().install()
 
     async def run() -> dict[str, float]:
         pool = Pool([Endpoint(OllamaNode("node", url), MANY)], choose_node)

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from headrace_contracts.events import Lane, Privacy
 from headrace_testing.fleet_day.bugs import BUGS, OF_INTERRUPTIONS, caught, caught_by, contended
@@ -21,6 +25,16 @@ TALK = Kind(
 SENSITIVE = Kind(
     share=1, role="conversation_scribe", model=MODEL, lane=Lane.BATCH, answer=(500, 600), privacy=Privacy.SENSITIVE
 )
+
+_DIGEST = """
+import hashlib, sys
+from headrace_testing.fleet_day.plan import draw_half_hour
+from headrace_testing.fleet_day.world import FleetDay
+result = FleetDay(draw_half_hour(int(sys.argv[1]))).run()
+calls = [(one.machine, one.text, one.began, one.ended, one.done) for one in result.ledger.calls]
+ends = [(one.task_id, one.ends, one.attempts) for one in result.asked]
+print(hashlib.sha256(repr((calls, ends)).encode()).hexdigest())
+"""
 
 
 def machine(name: str, **more: object) -> MachineSpec:
@@ -151,3 +165,17 @@ def test_a_rolling_restart_of_all_machines_fails_nothing() -> None:
 @pytest.mark.parametrize("seed", range(101, 109))
 def test_half_hours(seed: int) -> None:
     assert kept(draw_half_hour(seed)).lost == 0
+
+
+def _digest_of_half_hour(seed: int, hash_seed: int) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", _DIGEST, str(seed)],
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    return ran.stdout.strip().rpartition("\n")[2]
+
+
+@pytest.mark.long
+def test_a_half_hour_of_one_seed_is_the_same_in_each_process() -> None:
+    assert len({_digest_of_half_hour(107, hash_seed) for hash_seed in (0, 2)}) == 1

@@ -148,6 +148,18 @@ async def test_calls_are_given_up_when_none_hears_anything() -> None:
     assert (first.lost, second.lost) == ("still", "still")
 
 
+async def test_the_call_that_began_first_is_given_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So runs of one seed are alike in all processes, and the oldest call is the first to be made elsewhere."""
+    still = Still()
+    calls = [await still.call() for _ in range(50)]
+    given_up: list[WatchedCall] = []
+    monkeypatch.setattr(WatchedCall, "give_up", lambda call, *_: given_up.append(call))
+
+    still.probe(60.0)
+
+    assert given_up == calls
+
+
 async def test_what_one_call_hears_spares_the_others() -> None:
     still = Still()
     waiting, speaking = await still.call(), await still.call()

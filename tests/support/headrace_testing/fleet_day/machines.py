@@ -158,7 +158,8 @@ class Machine:
         """Calls that use each model in memory; the longest unused first."""
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._waits: set[asyncio.Future[None]] = set()
+        # A dict, for its order: sets of objects have another one in each process.
+        self._waits: dict[asyncio.Future[None], None] = {}
         self._room = asyncio.Event()
         self._status: ProviderStatus | None = None
 
@@ -285,7 +286,7 @@ class Machine:
     async def _pause(self, seconds: float | None, event: asyncio.Event | None = None) -> None:
         """Wait for some time or an event. Raises RetrySameProvider when the connection breaks."""
         wait = self._loop.create_future()
-        self._waits.add(wait)
+        self._waits[wait] = None
         timer = self._loop.call_later(seconds, _end, wait) if seconds is not None else None
         beside = asyncio.ensure_future(event.wait()) if event is not None else None
         if beside is not None:
@@ -293,7 +294,7 @@ class Machine:
         try:
             await wait
         finally:
-            self._waits.discard(wait)
+            self._waits.pop(wait, None)
             if timer is not None:
                 timer.cancel()
             if beside is not None:

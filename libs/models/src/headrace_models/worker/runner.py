@@ -53,6 +53,7 @@ from headrace_models.worker.avoidance import is_of_endpoint
 from headrace_models.worker.deltas import DeltaWriter
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outcomes import Execution, ExecutionOutcome
+from headrace_models.worker.pacing import Pacing
 from headrace_models.worker.paid_calls import NOTHING_EARLIER, PaidCalls, SettledAttempt, affordable, written_within
 from headrace_models.worker.pool import ModelNotOffered, Pool, TooLittleTime
 from headrace_models.worker.running_attempt import RunningAttempt
@@ -218,6 +219,7 @@ class AttemptRunner:
         # Attempts whose calls cost money, by id and tenant, until they are reported.
         self._held: set[tuple[str, str]] = set()
         self._observer = observer or RunObserver()
+        self._pacing = Pacing()
         self._traceparent_of = traceparent_of
 
     async def handle(self, record: Record) -> None:
@@ -562,6 +564,8 @@ class AttemptRunner:
     async def _report(
         self, record: Record, run: RunningAttempt, ended: ExecutionOutcome, *, batch: bool = False
     ) -> None:
+        # Its slot is free already: what waits for that has begun before this is written.
+        await self._pacing.turn()
         request, now = run.request, self._clock_ms()
         execution = Execution(
             execution_id=run.execution_id,

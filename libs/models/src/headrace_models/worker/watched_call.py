@@ -70,7 +70,8 @@ class WatchedCalls:
     """The running calls of one endpoint. Times are seconds of the loop's clock."""
 
     def __init__(self) -> None:
-        self._calls: set[WatchedCall] = set()
+        # A dict, for its order: the oldest one is given up, and made elsewhere, first.
+        self._calls: dict[WatchedCall, None] = {}
         self._missed_probes = 0
         # Since when no call has heard anything, while there were some.
         self._silent_since = 0.0
@@ -84,11 +85,11 @@ class WatchedCalls:
         """A call begins."""
         if not self._calls:
             self._silent_since = now
-        self._calls.add(call)
+        self._calls[call] = None
 
     def remove(self, call: WatchedCall, now: float) -> None:
         """A call has ended: its endpoint has said something, or it was given up."""
-        self._calls.remove(call)
+        del self._calls[call]
         if call.lost is None:
             self._silent_since = now
 
