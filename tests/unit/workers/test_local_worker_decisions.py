@@ -33,6 +33,11 @@ def test_nodes_have_names_slots_and_labels() -> None:
     )
 
 
+def test_a_node_is_known_to_have_slots_of_its_own() -> None:
+    nodes = parse_nodes(("http://gpu-box:8000;slots=4", "http://mac:8080"), 4)
+    assert [(node.slots, node.slots_told) for node in nodes] == [(4, True), (4, False)]
+
+
 def test_a_node_may_run_another_server_than_ollama() -> None:
     entries = (
         "http://gpu-box:8000;server=vllm;slots=64;gpu=h100",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
+from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.outliers import CLEAN, CallRecord, after_end, ejected
 from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
-from headrace_models.worker.slow_start import WINDOW_SECONDS, WarmingUp
+from headrace_models.worker.slow_start import WINDOW_SECONDS, WarmingUp, at_first
+from headrace_testing.workers import ScriptedProvider
 
 
 def sent(limit: ParallelLimit, at_once: int, calls: int, *, runs: int, now: float = 0.0) -> ParallelLimit:
@@ -60,6 +64,26 @@ def test_who_joins_gets_one_call_and_one_more_for_each_answer_and_all_with_time(
     assert WarmingUp(100.0, answers=30).allowed(8, 100.0) == 8
     assert WarmingUp(100.0).allowed(8, 100.0 + WINDOW_SECONDS / 2) == 4
     assert WarmingUp(100.0).allowed(8, 99.0) == 1
+
+
+@pytest.mark.parametrize(("told", "first"), [(None, 1), (0, 1), (1, 1), (2, 2), (4, 4), (64, 4)])
+def test_where_somebody_told_how_many_it_runs_it_begins_with_some_and_not_with_all(
+    told: int | None, first: int
+) -> None:
+    assert at_first(told) == first
+    assert WarmingUp(100.0).allowed(64, 100.0, told) == first
+    assert WarmingUp(100.0, answers=3).allowed(64, 100.0, told) == first + 3
+
+
+@pytest.mark.parametrize(("more", "first"), [({}, 1), ({"slots_told": True}, 4), ({"parallel": {"m": 2}}, 2)])
+def test_an_endpoint_begins_with_as_many_calls_as_is_known_to_be_well(more: dict[str, Any], first: int) -> None:
+    endpoint = Endpoint(ScriptedProvider(models=("m", "other")), 8, **more)
+    endpoint.seen(endpoint.provider.current)
+    assert endpoint.room("m", 100.0, alone=False) == first
+    for _ in range(first):
+        endpoint.take("acme", 1, "m", 100.0)
+    assert endpoint.room("m", 100.0, alone=False) == 0, "it has never answered"
+    assert endpoint.room("m", 100.0, alone=True) == more.get("parallel", {"m": 8})["m"] - first
 
 
 def records(**failing: float) -> dict[str, CallRecord]:

@@ -157,7 +157,7 @@ def _pool_of_nodes(
             health.degrade(f"token of {spec.name}", str(error))
         context = None if certificates is None else certificates.context
         server = _server(spec, settings, token, context)
-        return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel)
+        return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel, slots_told=spec.slots_told)
 
     pool = Pool((), choose_node, displaces_above=SOON_SECONDS if settings.batch_interruptions else None)
     drained = DrainedNodes(log, codec, pool)

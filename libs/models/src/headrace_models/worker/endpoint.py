@@ -30,7 +30,7 @@ from headrace_models.worker.outliers import CLEAN, CallRecord, after_end
 from headrace_models.worker.own_delay import OwnDelay
 from headrace_models.worker.parallel_limit import UNLIMITED, ParallelLimit, after_answer, after_refusal, waited_inside
 from headrace_models.worker.recent_times import Factor, RecentTimes
-from headrace_models.worker.slow_start import WarmingUp
+from headrace_models.worker.slow_start import WarmingUp, at_first
 from headrace_models.worker.watched_call import WatchedCalls
 
 _log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class Endpoint:
         slots: Number of concurrent calls.
         hardware: Labels for the fleet status.
         parallel: Most concurrent calls of single models, by name.
+        slots_told: Whether its operator or its agent has told the slots; else they are a default.
         adapts: Whether it is learned how many calls it really runs at once (`parallel_limit`). Not of a cloud provider:
             what it takes is a matter of contract, and its refusals say when it takes more.
     """
@@ -102,10 +103,12 @@ class Endpoint:
         hardware: Mapping[str, str] | None = None,
         *,
         parallel: Mapping[str, int] | None = None,
+        slots_told: bool = False,
         adapts: bool = True,
     ) -> None:
         self.provider = provider
         self._adapts = adapts
+        self._slots_told = slots_told
         # Of names without a tag, the one that Ollama adds is meant too.
         self._parallel = {
             name: most for text, most in (parallel or {}).items() for name in {text, text.removesuffix(":latest")}
@@ -215,7 +218,8 @@ class Endpoint:
             most = min(most, stated)
         if not alone:
             warming_up = self._warming_up.get(model)
-            most = min(most, 1 if warming_up is None else warming_up.allowed(self.slots, now))
+            told = self.slots if stated is None and self._slots_told else stated
+            most = min(most, at_first(told) if warming_up is None else warming_up.allowed(self.slots, now, told))
         return max(0, int(min(most - mine, self.slots - self.busy)))
 
     def claim_of(self, tenant: str, now: float) -> float:

@@ -39,7 +39,9 @@ def announced_node(said: NodeAnnounced, site: str) -> NodeSpec | str | None:
     except ModelSettingInvalid as error:
         return f"the agent of {said.node} announces a setting that cannot be used ({error}): correct its --set"
     drained = (said.reason[:_LONGEST_TEXT] or "its agent takes no new calls") if said.drained else ""
-    return NodeSpec(said.node, said.url.rstrip("/"), said.slots, labels, drained=drained, defaults=defaults)
+    return NodeSpec(
+        said.node, said.url.rstrip("/"), said.slots, labels, drained=drained, defaults=defaults, slots_told=True
+    )
 
 
 def _objection_to(url: str) -> str:

@@ -230,11 +230,11 @@ def _spec_of(
             f"cluster node {endpoint.machine} has a label for slots that is not a number above 0: "
             f"{rules.slots} are assumed. Correct the label {rules.labels['slots']}."
         )
-    elif slots == 0:
-        slots = rules.slots
+    told = bool(slots) and not objection
+    slots = slots or rules.slots
     if endpoint.zone:
         hardware.setdefault(_ZONE, endpoint.zone)
     name = endpoint.pod or endpoint.hostname or name_of(url)
     if of.server in OPENAI_COMPATIBLE_SERVERS:
         url += API_PATH
-    return NodeSpec(name, url, slots, hardware, of.server), objection
+    return NodeSpec(name, url, slots, hardware, of.server, slots_told=told), objection

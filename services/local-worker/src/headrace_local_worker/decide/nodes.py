@@ -53,6 +53,7 @@ class NodeSpec:
         drained: Why it gets no new calls, in its agent's words; empty if it does.
         silent: Whether its agent has said nothing for too long: another machine may have its address by now.
         defaults: How its models are loaded and asked where nobody says otherwise.
+        slots_told: Whether somebody told the slots of this node; else they are the default of all.
     """
 
     name: str
@@ -65,6 +66,7 @@ class NodeSpec:
     drained: str = ""
     silent: bool = False
     defaults: NodeDefaults = NO_DEFAULTS
+    slots_told: bool = field(default=False, compare=False)
 
     @property
     def withheld(self) -> str | None:
@@ -114,7 +116,10 @@ def _parse(entry: str, default_slots: int) -> NodeSpec:
         url = url if parsed.path.rstrip("/") else url + API_PATH
     else:
         named = name_of(url)
-    return NodeSpec(name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults)
+    return NodeSpec(
+        name or named, url, slots or default_slots, hardware, server, token_env, reach, defaults=defaults,
+        slots_told=slots > 0,
+    )  # fmt: skip
 
 
 def parse_options(entry: str, options: Sequence[str]) -> dict[str, str]:

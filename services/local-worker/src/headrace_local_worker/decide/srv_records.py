@@ -87,7 +87,7 @@ def nodes_of_targets(name: SrvName, targets: Iterable[SrvTarget], default_slots:
             url = f"{'https' if name.secure else 'http'}://{host}:{target.port}"
             spec = NodeSpec(
                 name_of(url), url, name.slots or default_slots, name.hardware, token_env=name.token_env,
-                defaults=name.defaults,
+                defaults=name.defaults, slots_told=name.slots > 0,
             )  # fmt: skip
             nodes[spec.name] = spec
     return nodes
