@@ -8,9 +8,8 @@ connections and in turn; these two give a call to a node when it comes, as a pla
 waits.
 
 Many: one worker with a thousand calls at once, each of 2 s, at one node with as many slots. They come evenly over the
-first 2 s, as of many agents who know nothing of each other, or all at once. These stay in step, since all take equally
-long: the worker rests for 2 s, and then has a thousand answers to report and a thousand calls to begin, during which
-its calls do not run.
+first 2 s, as of many agents who know nothing of each other, or all at once. These would stay in step, since all take
+equally long, if the worker reported all of them before it began the next ones.
 """
 
 from __future__ import annotations
