@@ -17,7 +17,7 @@ from headrace_router.decide.policy import Policy
 from headrace_router.decide.revisions import INSTALLATION
 from headrace_router.decide.tenant_quota import NO_LOAD, LiveLoad
 
-from headrace_devstack.replay.recorded import ModelName, Recorded
+from headrace_devstack.replay.recorded import ModelName, Recorded, first_attempts
 
 _ALWAYS_MS: Final = 2**62
 SEARCHES_FIRST: Final = "searches first"
@@ -126,9 +126,9 @@ class Decider:
         decision = decide(None, Submitted(task, recorded.key, recorded.partition), context)
         assert isinstance(decision, Decision), "the end of a submission is always a decision"
         state = decision.state
-        if state.phase is TaskPhase.RUNNING:
-            sent = tuple((each.provider, each.model) for each in state.attempts)
-            leaves = any(each.place is not Place.LOCAL for each in state.attempts)
+        if attempts := first_attempts(state):
+            sent = tuple((each.provider, each.model) for each in attempts)
+            leaves = any(each.place is not Place.LOCAL for each in attempts)
             return Verdict(sent, leaves=leaves, privacy=state.privacy)
         if state.phase is TaskPhase.SEARCHING:
             return Verdict(otherwise=SEARCHES_FIRST, privacy=state.privacy)

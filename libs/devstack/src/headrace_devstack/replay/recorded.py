@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace_contracts.events import JournalEntry, Rejection, ServedFrom, TaskCompleted, TaskPhase, TaskSubmitted
+from headrace_contracts.events import (
+    AttemptState,
+    JournalEntry,
+    Rejection,
+    ServedFrom,
+    TaskCompleted,
+    TaskPhase,
+    TaskState,
+    TaskSubmitted,
+)
 from headrace_contracts.switches import SWITCHED_OFF
 from headrace_models.ports import CallUsage
 from headrace_router.decide.candidates import NO_CAPACITY, NO_LOCAL_CAPACITY
@@ -55,9 +64,15 @@ class FirstDecision:
 
 def first_decision(entry: JournalEntry) -> FirstDecision:
     """Of the entry that answers a submission."""
-    state = entry.state
-    sent = () if state is None or state.phase is not TaskPhase.RUNNING else state.attempts
+    sent = () if entry.state is None else first_attempts(entry.state)
     return FirstDecision(tuple((each.provider, each.model) for each in sent), _unavailable(entry.rejected))
+
+
+def first_attempts(state: TaskState) -> Sequence[AttemptState]:
+    """The attempts that a submission has led to: one, or those of a cascade's first model or of an ensemble."""
+    if state.phase is TaskPhase.CONSULTING and state.panel is not None:
+        return [attempt for member in state.panel.members for attempt in member.attempts]
+    return state.attempts if state.phase is TaskPhase.RUNNING else ()
 
 
 def _unavailable(rejected: tuple[Rejection, ...]) -> frozenset[ModelName]:
