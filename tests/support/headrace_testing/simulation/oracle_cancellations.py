@@ -50,7 +50,7 @@ def _check_told(judge: Judge, seen: Seen, topic: str, event: AttemptsCancelled) 
 def _check_taken_back(judge: Judge, seen: Seen, topic: str, event: AttemptsCancelled) -> None:
     """An attempt is taken back by a decision that counts, for a later one on our own nodes, or to wait for one; or it
     is stopped, as the task of several models that it is for has ended."""
-    if seen.event_id is not None and seen.event_id.endswith("/stopped"):
+    if seen.event_id.endswith("/stopped"):
         sent = [request for _, request in judge.topics.of_task(event.task_id) if request.number == event.number]
         if (topic, seen.event_id) not in judge.topics.commands or not all(_of(one.provider, topic) for one in sent):
             judge.violated(f"{topic} got {seen.event_id}, which no journal entry that counts commands")
