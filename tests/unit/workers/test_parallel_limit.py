@@ -77,9 +77,9 @@ def test_where_somebody_told_how_many_it_runs_it_begins_with_some_and_not_with_a
 
 @pytest.mark.parametrize(("more", "first"), [({}, 1), ({"slots_told": True}, 4), ({"parallel": {"m": 2}}, 2)])
 def test_an_endpoint_begins_with_as_many_calls_as_is_known_to_be_well(more: dict[str, Any], first: int) -> None:
-    provider = ScriptedProvider(models=("m", "other"))
-    endpoint = Endpoint(provider, 8, **more)
-    endpoint.seen(provider.current)
+    node = ScriptedProvider(models=("m", "other"))
+    endpoint = Endpoint(node, 8, **more)
+    endpoint.seen(node.current)
     assert endpoint.room("m", 100.0, alone=False) == first
     for _ in range(first):
         endpoint.take("acme", 1, "m", 100.0)
