@@ -34,6 +34,7 @@ from headrace_models.worker.displacing import SOON_SECONDS
 from headrace_models.worker.endpoint import Endpoint
 from headrace_models.worker.metrics import WorkerMetrics
 from headrace_models.worker.pool import Pool
+from headrace_models.worker.warm_prefixes import WarmPrefixes
 from headrace_runtime.authenticity import Authenticity
 from headrace_runtime.connections import Connections, wall_clock_ms
 from headrace_runtime.handling import current_traceparent, in_its_trace
@@ -159,7 +160,8 @@ def _pool_of_nodes(
         server = _server(spec, settings, token, context)
         return Endpoint(server, spec.slots, spec.hardware, parallel=spec.defaults.parallel, slots_told=spec.slots_told)
 
-    pool = Pool((), choose_node, displaces_above=SOON_SECONDS if settings.batch_interruptions else None)
+    soon = SOON_SECONDS if settings.batch_interruptions else None
+    pool = Pool((), choose_node, displaces_above=soon, warm=WarmPrefixes())
     drained = DrainedNodes(log, codec, pool)
     sources = _sources(settings, metrics, health, log, codec)
     discovery = Discovery(sources, pool, settings.instance_id, endpoint)

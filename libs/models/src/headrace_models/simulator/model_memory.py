@@ -16,6 +16,7 @@ from typing import Final
 
 from headrace_models.simulator.catalog import SimulatedModel
 from headrace_models.simulator.node_settings import GIBIBYTE, NodeSettings
+from headrace_models.simulator.prompt_cache import PromptCache
 
 _STUCK_SECONDS: Final = 0.05
 _FOR_EVER_SECONDS: Final = 86_400.0 * 365 * 200
@@ -43,6 +44,7 @@ class LoadedModel:
         context: Length of the context that it was loaded with, in tokens.
         calls: Calls that use it, those that wait for a place included.
         expires_at: When it leaves if nobody uses it until then, in seconds of the clock; infinite while in use.
+        prompts: The prompts that it has read last; they leave with it.
     """
 
     model: SimulatedModel
@@ -53,6 +55,7 @@ class LoadedModel:
     expires_at: float = math.inf
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: bool = False
+    prompts: PromptCache = field(default_factory=PromptCache)
 
 
 class ModelMemory:

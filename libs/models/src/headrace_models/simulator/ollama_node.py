@@ -33,6 +33,8 @@ class SimulatedNode:
         self._models = {name: node_model(name) for name in models}
         self._speed = speed
         self.memory = ModelMemory(settings, clock=_now, faster=speed.factor or float("inf"))
+        self.cached_tokens = 0
+        """Tokens of prompts that were not read again, so far."""
 
     @property
     def models(self) -> Mapping[str, SimulatedModel]:
@@ -56,9 +58,12 @@ class SimulatedNode:
             await asyncio.sleep(_LOOK_SECONDS)
             left -= _LOOK_SECONDS
 
-    def paced(self, model: SimulatedModel, prompt_tokens: int) -> SimulatedModel:
-        """A model at the speed that it has here, with a prompt of so many tokens to read."""
-        known = self.settings
+    def paced(self, loaded: LoadedModel, messages: Sequence[ChatMessage]) -> SimulatedModel:
+        """A model at the speed that it has here, with a prompt to read, but for what it has read just before."""
+        known, model = self.settings, loaded.model
+        cached = loaded.prompts.read(messages, known.num_parallel)
+        prompt_tokens = sum(count_tokens(message.text) for message in messages) - cached
+        self.cached_tokens += cached
         reading = prompt_tokens / known.prompt_tokens_per_second if known.prompt_tokens_per_second else 0.0
         return replace(
             model,

@@ -223,7 +223,7 @@ class OllamaWire:
             async with node.memory.running(model, options.get("num_ctx"), keep_alive) as loaded:
                 await node.hang()
                 seen = node.read(messages, loaded, truncate=document.get("truncate") is not False)
-                paced = node.paced(model, sum(count_tokens(message.text) for message in seen))
+                paced = node.paced(loaded, seen)
                 prompt = replace(prompt, model=paced, messages=seen)
                 loading = time.perf_counter_ns() - began
                 return await self._speak(request, prompt, fault, document, as_chat=as_chat, loading=loading)

@@ -39,6 +39,7 @@ from headrace_models.simulator.hostile import (
     stream_response,
 )
 from headrace_models.simulator.pace import Speed
+from headrace_models.simulator.prompt_cache import BilledPromptCache
 from headrace_models.simulator.tool_use import OfferedTool
 from headrace_models.wire import SIMULATOR_FINGERPRINT
 
@@ -65,6 +66,7 @@ class OpenAIWire:
         self._world = world
         self._number = 0
         self._nodes = nodes
+        self._prompts: dict[str, BilledPromptCache] = {}
         self.provider: Final = "groq" if nodes is None else "vllm"
         self._root = "/groq/openai/v1" if nodes is None else "/vllm/{node}/v1"
 
@@ -192,10 +194,14 @@ class OpenAIWire:
             finish = stated_finish(fault, _FINISH[answer.finish])
             await _write(response, {**chunk, "choices": [_choice({}, finish, number)]})
         if (document.get("stream_options") or {}).get("include_usage"):
-            await _write(response, {**chunk, "choices": [], "usage": _usage(answers, fault)})
+            await _write(response, {**chunk, "choices": [], "usage": _usage(answers, fault, self._cached(prompt))})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    def _cached(self, prompt: Prompt) -> int:
+        """Tokens of a prompt that are billed as cached."""
+        return self._prompts.setdefault(prompt.model.name, BilledPromptCache()).read(prompt.messages)
 
     def _head(self, prompt: Prompt, fault: Fault | None) -> dict[str, Any]:
         self._number += 1
@@ -220,7 +226,12 @@ class OpenAIWire:
             given = {"content": [_logprob(token) for token in answer.tokens]} if logprobs else None
             message = _message(answer, text)
             choices.append({"index": number, "message": message, "finish_reason": finish, "logprobs": given})
-        return {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers, fault)}
+        return {
+            **head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": _usage(answers, fault, self._cached(prompt)),
+        }
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         if not self._lets_in(request):
@@ -311,13 +322,13 @@ def _choice(delta: dict[str, Any], finish: str | None, number: int = 0) -> dict[
     return {"index": number, "delta": delta, "finish_reason": finish, "logprobs": None}
 
 
-def _usage(answers: list[Answer], fault: Fault | None) -> dict[str, Any]:
+def _usage(answers: list[Answer], fault: Fault | None, cached: int) -> dict[str, Any]:
     read, written = answers[0].input_tokens, sum(answer.output_tokens for answer in answers)
     return {
         "prompt_tokens": stated_count(fault, read),
         "completion_tokens": stated_count(fault, written),
         "total_tokens": stated_count(fault, read + written),
-        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": answers[0].image_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached, "image_tokens": answers[0].image_tokens},
         "completion_tokens_details": {"reasoning_tokens": sum(len(answer.thinking) for answer in answers)},
     }
 

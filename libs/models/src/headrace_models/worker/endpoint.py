@@ -72,6 +72,7 @@ class _RunningCall:
         cold: Whether the model had to be loaded when it began.
         sent: Calls of the model at its start, itself included.
         delayed: `OwnDelay.seconds` at its start.
+        warm_tokens: Tokens of its prompt that the endpoint need not read again, about.
     """
 
     model: str
@@ -82,6 +83,7 @@ class _RunningCall:
     cold: bool
     sent: int
     delayed: float
+    warm_tokens: int = 0
 
 
 class Endpoint:
@@ -186,6 +188,23 @@ class Endpoint:
         """What a call usually takes once it has a slot, with the model in memory."""
         return self._speed(model).seconds(size, self._lengths(model).usual(size.max_output_tokens))
 
+    def spared_seconds(self, model: str, size: CallSize, warm_tokens: int) -> float:
+        """What a call takes less because so many tokens of its prompt need not be read again."""
+        if not warm_tokens or not self._is_loaded(model):
+            return 0.0
+        speed, left = self._speed(model), size.without(warm_tokens)
+        return max(0.0, speed.prompt_seconds(size.prompt_tokens) - speed.prompt_seconds(left.prompt_tokens))
+
+    def context_tokens(self, model: str) -> int | None:
+        """The length of a model's context there, in tokens; None if it is not known."""
+        names = {model, f"{model}:latest"}
+        info = next((one for one in self.status.models if one.name in names), None)
+        return None if info is None else info.loaded_context_tokens or info.context_tokens
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether a model is in memory there, as far as is known."""
+        return self._is_loaded(model)
+
     def load_seconds(self, model: str) -> float:
         """What loading a model adds to a call that begins now."""
         # Another call has it loaded already.
@@ -233,9 +252,9 @@ class Endpoint:
 
     def take(
         self, tenant: str, weight: int, model: str, now: float, size: CallSize = UNSIZED,
-        lane: Lane = Lane.INTERACTIVE,
+        lane: Lane = Lane.INTERACTIVE, warm_tokens: int = 0,
     ) -> None:  # fmt: skip
-        """A call takes a slot."""
+        """A call takes a slot. `warm_tokens` of its prompt need not be read again, about."""
         load = self.load_seconds(model)
         self.busy += 1
         self._of_model[model] += 1
@@ -243,12 +262,20 @@ class Endpoint:
         # If a batch call is next, no interactive one waits any more.
         self.promised = max(0, self.promised - 1) if lane is Lane.INTERACTIVE else 0
         call = _RunningCall(
-            model, size, lane, now, load, not self._is_loaded(model), self._of_model[model], self._delayed(now)
+            model,
+            size,
+            lane,
+            now,
+            load,
+            not self._is_loaded(model),
+            self._of_model[model],
+            self._delayed(now),
+            warm_tokens,
         )
         self._running.setdefault(id(size), []).append(call)
         self._warming_up.setdefault(model, WarmingUp(now))
         self.idle.clear()
-        self._shares.began(tenant, weight, now, load + self.run_seconds(model, size))
+        self._shares.began(tenant, weight, now, load + self.run_seconds(model, size.without(warm_tokens)))
 
     def give_back(self, tenant: str, now: float, size: CallSize = UNSIZED) -> None:
         """A call returns its slot."""
@@ -310,6 +337,7 @@ class Endpoint:
         first = sane((result.total_ms if chat is None else chat.first_token_ms) / 1000, total)
         output = 0 if chat is None else chat.usage.output_tokens
         call = self._call(size)
+        size = size if call is None else size.without(call.warm_tokens)
         # Of calls that begin together, the first ones share the endpoint with those after them.
         cold, sent = (False, 1) if call is None else (call.cold, max(call.sent, self._of_model[model]))
         own_delay = 0.0 if call is None else self._delayed(now) - call.delayed

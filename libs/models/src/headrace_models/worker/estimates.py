@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
@@ -43,10 +43,16 @@ class CallSize:
     Attributes:
         prompt_tokens: Of its prompt, as estimated.
         max_output_tokens: The longest answer; None without a limit.
+        prefix: What its prompt begins with (`warm_prefixes`); nothing where that is of no use.
     """
 
     prompt_tokens: int = 0
     max_output_tokens: int | None = None
+    prefix: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    def without(self, warm_tokens: int) -> CallSize:
+        """What is left of it where so many tokens of its beginning are warm. The last token is always read."""
+        return CallSize(max(1, self.prompt_tokens - warm_tokens), self.max_output_tokens) if warm_tokens else self
 
 
 UNSIZED: Final = CallSize()

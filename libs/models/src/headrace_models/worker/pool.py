@@ -30,6 +30,7 @@ from headrace_models.worker.learning import learn
 from headrace_models.worker.own_delay import OwnDelay
 from headrace_models.worker.prospects import Prospect, Queues, prospects, run_seconds, views
 from headrace_models.worker.waiting_calls import WaitingCall, next_of, rank_of
+from headrace_models.worker.warm_prefixes import WarmPrefixes, within_bound
 
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 
@@ -55,12 +56,13 @@ Choose = Callable[[Sequence[EndpointView], str], EndpointView | None]
 without a free slot: then the call waits for that one, or for another."""
 
 
-_Kind = tuple[str, str, frozenset[str], int, int]
+_Kind = tuple[str, str, frozenset[str], int, int, tuple[tuple[str, int], ...]]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Waiter(WaitingCall):
     without: frozenset[str]
+    warm: Mapping[str, int]
     granted: asyncio.Future[Endpoint] = field(repr=False)
 
     @property
@@ -70,6 +72,7 @@ class _Waiter(WaitingCall):
         return (
             self.provider, self.model, self.without,
             self.size.prompt_tokens.bit_length(), -1 if most is None else most.bit_length(),
+            tuple(sorted((name, tokens.bit_length()) for name, tokens in self.warm.items())),
         )  # fmt: skip
 
 
@@ -90,11 +93,12 @@ class Pool:
         choose: Chooses the best of several healthy endpoints of a provider for a model.
         displaces_above: Batch calls that allow it are interrupted for interactive ones that would wait for more seconds
             than that (`displacing`); None for never.
+        warm: What endpoints have read last, for endpoints that keep it (`warm_prefixes`); None if they do not.
     """
 
     def __init__(
         self, endpoints: Sequence[Endpoint], choose: Choose, policy: BreakerPolicy | None = None, *,
-        displaces_above: float | None = None,
+        displaces_above: float | None = None, warm: WarmPrefixes | None = None,
     ) -> None:  # fmt: skip
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         if len(self.endpoints) < len(endpoints):
@@ -103,6 +107,7 @@ class Pool:
         """Set when the health of an endpoint has changed, to trigger a report."""
         self._choose = choose
         self._displaces_above = displaces_above
+        self._warm = warm
         self._policy = policy or BreakerPolicy()
         self._waiters: list[_Waiter] = []
         self._kinds: dict[tuple[str, str], frozenset[str]] = {}
@@ -133,6 +138,8 @@ class Pool:
         """Remove an endpoint: it gets no new calls. Running calls continue; its `idle` is set when they have ended."""
         endpoint = self.endpoints.pop(name)
         self._kinds.clear()
+        if self._warm is not None:
+            self._warm.forget(name)
         for observer in self._observers:
             observer.left(endpoint)
         self._grant(everyone=True)
@@ -189,17 +196,18 @@ class Pool:
         now = loop.time()
         self._own_delay.watch()
         due = None if within_seconds is None else now + within_seconds
-        best, free, _ = self._best(self._prospects(provider, model, without, size, now), model, Queues(now))
+        warm = self._warm_at(provider, model, size)
+        best, free, _ = self._best(self._prospects(provider, model, without, size, now, warm), model, Queues(now))
         if free > 0 and not self._waiters:
             # However long it has waited: nobody else wants the slot.
             self._insist_on_time(provider, model, due, now, size)
-            best.take(tenant, weight, model, now, size, lane)
+            self._begin(best, tenant, weight, model, now, size, lane)
             return best
         since = now - waited_seconds
         self._insist_on_time(provider, model, due, since, size)
         waiter = _Waiter(
             provider, model, tenant, weight, since, rank_of(lane, now), due, lane, size,
-            without=without, granted=loop.create_future(),
+            without=without, warm=warm, granted=loop.create_future(),
         )  # fmt: skip
         self._waiters.append(waiter)
         self._grant()
@@ -272,6 +280,9 @@ class Pool:
         endpoint = self.endpoints[name]
         changed = endpoint.status != status
         endpoint.probed(status, asyncio.get_running_loop().time())
+        if self._warm is not None and not status.healthy:
+            # It may come back with nothing in memory.
+            self._warm.forget(name)
         if changed:
             self._kinds.clear()
             self.changed.set()
@@ -308,7 +319,13 @@ class Pool:
         self._grant()
 
     def _prospects(
-        self, provider: str, model: str, without: frozenset[str], size: CallSize, now: float
+        self,
+        provider: str,
+        model: str,
+        without: frozenset[str],
+        size: CallSize,
+        now: float,
+        warm: Mapping[str, int],
     ) -> tuple[Sequence[Prospect], Sequence[Prospect]]:
         """The endpoints that may run a call, and those to which it goes only if it must. Raises ModelNotOffered."""
         objections: list[str] = []
@@ -321,12 +338,32 @@ class Pool:
                     objections.append(f"{endpoint.name}: {objection}")
                 else:
                     (avoided if endpoint.is_avoided(model, now) else fit).append(endpoint)
-        found = prospects(fit, model, size, now), prospects(avoided, model, size, now)
+        found = _with_warm(prospects(fit, model, size, now), model, size, warm), prospects(avoided, model, size, now)
         if not any(self._choose([one.endpoint.view(one.free) for one in some], model) for some in found):
             if objections:
                 raise ModelNotOffered(f"no healthy endpoint offers {provider}/{model} now ({'; '.join(objections)})")
             raise ModelNotOffered(f"no endpoint of this worker offers {provider}/{model}")
         return found
+
+    def _warm_at(self, provider: str, model: str, size: CallSize) -> Mapping[str, int]:
+        """The tokens of a call's prompt that need not be read again, by endpoint; only of those where there are any."""
+        if self._warm is None or not size.prefix:
+            return {}
+        offering = self._offering(provider, model)
+        known = {one.name: self._warm.warm_tokens(one.name, model, size.prefix) for one in offering}
+        return {name: tokens for name, tokens in known.items() if tokens}
+
+    def _begin(
+        self, endpoint: Endpoint, tenant: str, weight: int, model: str, now: float, size: CallSize, lane: Lane
+    ) -> None:
+        """A call takes a slot."""
+        warm_tokens = 0
+        if self._warm is not None and size.prefix:
+            if not endpoint.is_loaded(model):
+                self._warm.forget(endpoint.name, model)
+            warm_tokens = self._warm.warm_tokens(endpoint.name, model, size.prefix)
+            self._warm.has_read(endpoint.name, model, size.prefix, endpoint.context_tokens(model), endpoint.slots)
+        endpoint.take(tenant, weight, model, now, size, lane, warm_tokens)
 
     def _best(
         self, found: tuple[Sequence[Prospect], Sequence[Prospect]], model: str, queues: Queues
@@ -366,7 +403,7 @@ class Pool:
             chosen = next_of(
                 calls, partial(endpoint.claim_of, now=now), now, ample_seconds, batch_gives_way=endpoint.gives_way
             )
-            endpoint.take(chosen.tenant, chosen.weight, chosen.model, now, chosen.size, chosen.lane)
+            self._begin(endpoint, chosen.tenant, chosen.weight, chosen.model, now, chosen.size, chosen.lane)
             chosen.granted.set_result(endpoint)
             self._waiters.remove(chosen)
         if self._displaces_above is not None and self._waiters:
@@ -416,7 +453,7 @@ class Pool:
             kind = waiter.kind
             if kind not in found:
                 try:
-                    found[kind] = serving = self._prospects(*kind[:3], waiter.size, now)
+                    found[kind] = serving = self._prospects(*kind[:3], waiter.size, now, waiter.warm)
                     best[kind] = self._best(serving, waiter.model, queues)
                 except ModelNotOffered as error:
                     found[kind] = error
@@ -446,6 +483,23 @@ class Pool:
 
     def _offering(self, provider: str, model: str) -> Sequence[Endpoint]:
         return [one for one in self.endpoints.values() if one.provider.provider == provider and one.offers(model)]
+
+
+def _with_warm(found: Sequence[Prospect], model: str, size: CallSize, warm: Mapping[str, int]) -> Sequence[Prospect]:
+    """What endpoints are for a call, where those that have its beginning warm need not read it again, unless they have
+    much more to do than the others."""
+    if not warm:
+        return found
+    near = within_bound(
+        {one.endpoint.name: one.endpoint.busy for one in found},
+        {one.endpoint.name: one.endpoint.slots for one in found},
+    )
+    return [
+        one._replace(seconds=max(0.0, one.seconds - one.endpoint.spared_seconds(model, size, warm[one.endpoint.name])))
+        if one.endpoint.name in warm and one.endpoint.name in near
+        else one
+        for one in found
+    ]
 
 
 def _is_in_vain(

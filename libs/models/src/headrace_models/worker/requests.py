@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from headrace_contracts import events, model_settings
@@ -25,6 +26,7 @@ from headrace_models.conversation import (
 )
 from headrace_models.ports import DEFAULT_MAX_OUTPUT_TOKENS, ChatRequest, EmbedRequest
 from headrace_models.worker.estimates import CallSize
+from headrace_models.worker.warm_prefixes import prefix_of
 
 _ROLES: Final[dict[str, Role]] = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
@@ -161,7 +163,27 @@ def size_of(request: events.AttemptRequested) -> CallSize:
     contents += [tool.parameters for tool in options.tools if tool.parameters is not None]
     tokens += sum(len(content.data) for content in contents) // _BYTES_PER_TOKEN
     most = request.sampling.max_output_tokens
-    return CallSize(tokens, most if most is not None and most > 0 else None)
+    prefix = prefix_of(_said_in(request)) if request.operation is events.ModelOperation.CHAT else ()
+    return CallSize(tokens, most if most is not None and most > 0 else None, prefix)
+
+
+def _said_in(request: events.AttemptRequested) -> Iterator[bytes]:
+    """What a model reads, in about the order in which it does: what comes first must be what stays the same.
+
+    The tenant goes before all: what one tenant asks does not show in how fast another one is answered, as far as it is
+    the choice of a node that tells.
+    """
+    yield request.tenant.encode("utf-8", "replace")
+    if request.options is not None:
+        for tool in request.options.tools:
+            yield tool.name.encode("utf-8", "replace")
+            yield from (content.data for content in (tool.description, tool.parameters) if content is not None)
+    for message in request.messages:
+        yield message.role.encode("utf-8", "replace")
+        yield message.content.data
+        for part in message.parts:
+            yield part.kind.value.encode()
+            yield b"" if part.content is None else part.content.data
 
 
 def _message(message: events.Message) -> ChatMessage:

@@ -30,6 +30,7 @@ from headrace.cli.timeparse import time_before
 from headrace.results import Task
 from headrace.savings import SavingsReport, savings_of
 from headrace.times import local_clock
+from headrace.why_not import against
 
 if TYPE_CHECKING:
     from headrace_contracts.events import JournalEntry
@@ -209,6 +210,27 @@ def why(
     ERR.print(task_summary(task), soft_wrap=True)
     if not task.trail and not entries:
         raise typer.Exit(FAILED)
+
+
+@app.command("why-not")
+def why_not(
+    task_id: Id,
+    model: Annotated[str, typer.Argument(help="`provider/model`, the name of a model, or a provider.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Say why a task did not run at a model.
+
+    \b
+    Example:
+      headrace tasks why-not 0199b9d0-6f1e-7000-8000-1c0e5b7b2d11 groq/llama-3.3-70b-versatile
+    """
+    task = run(_get(task_id))
+    found = against(model, task.trail)
+    if json_output:
+        print_json({"id": task.id, "model": model, "ran": found.ran, "reasons": list(found.lines)})
+        return
+    for line in found.lines:
+        print_text(line)
 
 
 async def _journal(task: Task) -> list[JournalEntry]:
