@@ -34,7 +34,9 @@ def codes_of_the_router() -> set[str]:
         text = Path(module.__file__ or "").read_text("utf-8")
         found |= set(re.findall(r'(?:return|rejection\()\s*\(?\s*"([a-z_]+)",', text))
         found |= set(re.findall(r'code="([a-z_]+)" if', text)) | set(re.findall(r' else "(no_[a-z_]+)",', text))
-        found |= {value for name, value in vars(module).items() if name in ("OVER_BUDGET", "FAILED_BEFORE", "INCAPABLE")}
+        found |= {
+            value for name, value in vars(module).items() if name in ("OVER_BUDGET", "FAILED_BEFORE", "INCAPABLE")
+        }
     return found
 
 
