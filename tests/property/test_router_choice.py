@@ -117,7 +117,7 @@ def report(rng: random.Random, name: str, now: int) -> NodeStatus:
     )  # fmt: skip
 
 
-def wishes(rng: random.Random) -> Routing | None:
+def routings(rng: random.Random) -> Routing | None:
     if rng.random() < 0.4:
         return None
     names = ["ollama", "groq", "anthropic", *CLOUD_MODELS]
@@ -148,7 +148,7 @@ def tasks(rng: random.Random, number: int) -> TaskSubmitted:
             stop=rng.choice([(), ("%s",)]), seed=rng.choice([None, 7]),
         ),
         privacy=rng.choice([None, None, Privacy.PUBLIC, Privacy.PUBLIC, Privacy.INTERNAL, Privacy.SENSITIVE]),
-        mode=rng.choice([None, None, None, Mode.LOCAL, Mode.HYBRID]), routing=wishes(rng),
+        mode=rng.choice([None, None, None, Mode.LOCAL, Mode.HYBRID]), routing=routings(rng),
         preferred_provider=rng.choice([None, None, "groq", "ollama"]),
         budget_nanodollars=rng.choice([None, None, 100_000, 10**10]), submitted_at=NOW,
     )  # fmt: skip

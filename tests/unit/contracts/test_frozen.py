@@ -68,7 +68,7 @@ def test_other_classes_are_refused(options: dict[str, bool]) -> None:
             dataclass(**{"frozen": True, "slots": True, **options})(
                 type("Other", (), {"__annotations__": {"name": str}})
             )
-        )  # type: ignore[call-overload]
+        )
 
 
 def test_every_event_is_cheaply_made() -> None:

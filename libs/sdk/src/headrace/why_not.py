@@ -32,7 +32,7 @@ SENTENCES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReasonsAgainst:
     """What a trail says about a model.
 
     Attributes:
@@ -44,7 +44,7 @@ class Answer:
     lines: Sequence[str]
 
 
-def against(model: str, trail: Iterable[TrailStep]) -> Answer:
+def against(model: str, trail: Iterable[TrailStep]) -> ReasonsAgainst:
     """The reasons against a model, `provider/model`, its name, or a provider alone, in the steps of a trail."""
     steps = list(trail)
     of_model = [step for step in steps if _means(model, step)]
@@ -52,18 +52,20 @@ def against(model: str, trail: Iterable[TrailStep]) -> Answer:
     ended = [step for step in of_model if step.step in ("fell_back", "not_asked", "retried")]
     lines = [*(_said_of(step) for step in rejected), *(_ended(step) for step in ended)]
     if any(step.step == "dispatched" for step in of_model):
-        return Answer(True, tuple(dict.fromkeys((f"The task ran there: an attempt was sent to {model}.", *lines))))
+        return ReasonsAgainst(
+            True, tuple(dict.fromkeys((f"The task ran there: an attempt was sent to {model}.", *lines)))
+        )
     if lines:
-        return Answer(False, tuple(dict.fromkeys(lines)))
+        return ReasonsAgainst(False, tuple(dict.fromkeys(lines)))
     chosen = next((step for step in reversed(steps) if step.step == "dispatched"), None)
     served = next((step for step in steps if step.step in ("cached", "coalesced")), None)
     if chosen is not None:
         name = f"{chosen.provider}/{chosen.model}"
         why = f"Nothing speaks against it: {name} comes before it in the order of the task's strategy and could run it"
-        return Answer(False, (f"{why}, or it is no candidate at all (`headrace policy show`).",))
+        return ReasonsAgainst(False, (f"{why}, or it is no candidate at all (`headrace policy show`).",))
     if served is not None:
-        return Answer(False, (f"No model was asked: {served.reason}.",))
-    return Answer(False, ("The router has looked at no candidate yet, or the task ended before it did.",))
+        return ReasonsAgainst(False, (f"No model was asked: {served.reason}.",))
+    return ReasonsAgainst(False, ("The router has looked at no candidate yet, or the task ended before it did.",))
 
 
 def _means(model: str, step: TrailStep) -> bool:

@@ -170,7 +170,7 @@ def choose(
     slowest = routing.min_throughput is not None
 
     for index in order:
-        one = kind.prospect(index)
+        one = kind.candidate(index)
         if one.excluded is not None:
             reject(one.excluded)
             continue

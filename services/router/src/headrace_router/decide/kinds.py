@@ -1,8 +1,8 @@
 """What is the same for all tasks of a kind, whatever the fleet and the time: looked at once, and remembered.
 
-Tasks are of one kind if the same policy, role, rules, wishes, demands and prices apply to them. Of each candidate it
+Tasks are of one kind if the same policy, role, rules, routing, demands and prices apply to them. Of each candidate it
 then is the same whether policy and rules let it run them, and why not, what it costs and how it is asked. That is a
-`Prospect`. What depends on the task itself, its attempts, the fleet or the time is found out for each task:
+`KnownCandidate`. What depends on the task itself, its attempts, the fleet or the time is found out for each task:
 `decide.candidates`.
 """
 
@@ -25,12 +25,12 @@ MOST_KINDS: Final = 8_192
 INCAPABLE: Final = "incapable"
 
 
-class Prospect:
+class KnownCandidate:
     """One candidate for the tasks of a kind.
 
     Attributes:
         excluded: Why the rules of the task leave it out.
-        unwanted: Why the task's wishes or the data rules do.
+        unwanted: Why the task's routing or the data rules do.
         incapable: Why it cannot do what is demanded, as the policy says.
         absent: What is said of it where nobody offers it.
         labels: Labels that a node must have to count as offering it.
@@ -86,8 +86,18 @@ class Kind:
     """
 
     __slots__ = (
-        "_data", "_orders", "_prospects", "demanded", "known", "names_options", "parameters", "policy",
-        "prices", "role", "routing", "rules",
+        "_data",
+        "_looked_at",
+        "_orders",
+        "demanded",
+        "known",
+        "names_options",
+        "parameters",
+        "policy",
+        "prices",
+        "role",
+        "routing",
+        "rules",
     )  # fmt: skip
 
     def __init__(
@@ -107,18 +117,18 @@ class Kind:
         self.known, self.role, self.rules, self.routing = known, role, rules, routing
         self.demanded, self.parameters, self.names_options = demanded, parameters, names_options
         self._data = data_rules(routing, context)
-        self._prospects: list[Prospect | None] = [None] * len(known)
+        self._looked_at: list[KnownCandidate | None] = [None] * len(known)
         self._orders: tuple[Sequence[int], Sequence[int]] = ((), ())
 
     def left_out(self, ref: ModelRef) -> tuple[str, str] | None:
-        """Why the tasks' wishes, or the data rules, leave a candidate out."""
+        """Why the tasks' routing, or the data rules, leave a candidate out."""
         return left_out(ref, self.routing, self._data, self.parameters, self.policy, self.prices)
 
-    def prospect(self, place: int) -> Prospect:
+    def candidate(self, place: int) -> KnownCandidate:
         """The candidate at this place."""
-        found = self._prospects[place]
+        found = self._looked_at[place]
         if found is None:
-            found = self._prospects[place] = Prospect(self.known[place], self)
+            found = self._looked_at[place] = KnownCandidate(self.known[place], self)
         return found
 
     def preferred_first(self, order: Sequence[int]) -> Sequence[int]:
@@ -146,9 +156,9 @@ def kind_of(
 ) -> Kind:
     """The kind of a task, whose candidates are listed by the role of this name, or else are the known ones."""
     kinds = context.fleet.kinds
-    wishes = None if routing is NOTHING_ASKED else routing
+    asked = None if routing is NOTHING_ASKED else routing
     listed_as = name if known is None else tuple(known)
-    about = context.policy.version, listed_as, rules, wishes, demanded, parameters, names_options
+    about = context.policy.version, listed_as, rules, asked, demanded, parameters, names_options
     found: Kind | None = kinds.get(about)
     if (
         found is None
