@@ -385,7 +385,7 @@ def test_a_record_that_is_too_large_is_passed_over() -> None:
         ("on_request", {}, "one"),
         ("on_request", {"routing": Routing(cascade=True)}, "cascade"),
         ("on_request", {"routing": Routing(cascade=True, ensemble=True)}, "cascade_and_ensemble"),
-        ("on_request", {"role": "general", "routing": Routing(cascade=True)}, "no_cascade"),
+        ("on_request", {"role": "testing", "routing": Routing(cascade=True)}, "no_cascade"),
         ("always", {"routing": Routing(ensemble=True)}, "no_ensemble"),
         ("always", {"options": Options(choices=2)}, "one"),
         ("always", {"options": Options(tools=(Tool(name="t"),))}, "one"),
