@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,9 +48,12 @@ async def ask(http: aiohttp.ClientSession, stack: RunningStack, text: str, **fie
     return took, document["headrace"]["served_from"]
 
 
-async def measure(stack: RunningStack, rounds: int, requests: int) -> tuple[dict[str, list[Figures]], list[float]]:
+async def measure(
+    stack: RunningStack, rounds: int, requests: int
+) -> tuple[dict[str, list[Figures]], Counter[str], list[float]]:
     found: dict[str, list[Figures]] = defaultdict(list)
     floors = []
+    elsewhere: Counter[str] = Counter()
     run, sent = f"{time.time_ns():x}", 0
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await open_loop(Caller(session, stack.intake_url, stack.api_key, "public"), 50, WARM_UP_SECONDS)
@@ -71,8 +74,9 @@ async def measure(stack: RunningStack, rounds: int, requests: int) -> tuple[dict
                         took, came_from = await ask(session, stack, f"And {sent}? ({run})")
                     times.append((took, 0.0))
                     other += came_from != ("attempt" if way == "model" else "cache")
-                found[way].append(figures(times, other))
-    return found, floors
+                found[way].append(figures(times, 0))
+                elsewhere[way] += other
+    return found, elsewhere, floors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         open_folder("bench") as folder,
         running_up(folder, "--port-base", "0", "--simulate", HEADRACE_SIMULATOR_SPEED="instant") as stack,
     ):
-        found, floors = asyncio.run(measure(stack, chosen.rounds, chosen.requests))
+        found, elsewhere, floors = asyncio.run(measure(stack, chosen.rounds, chosen.requests))
     medians = {way: median_of(of_way) for way, of_way in found.items()}
     document = {
         "load": os.getloadavg(), "kafka_floor_of_a_task": floors,
@@ -96,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print("| answer from | requests | from elsewhere | p50 ms | p90 ms | p99 ms |\n|---|---|---|---|---|---|")
     for way, one in medians.items():
-        print(f"| {way} | {one.requests} | {one.failed} | {one.p50:.2f} | {one.p90:.2f} | {one.p99:.2f} |")
-    return 1 if any(one.failed for one in medians.values()) else 0
+        print(f"| {way} | {one.requests} | {elsewhere[way]} | {one.p50:.2f} | {one.p90:.2f} | {one.p99:.2f} |")
+    return 1 if elsewhere.total() else 0
 
 
 if __name__ == "__main__":
