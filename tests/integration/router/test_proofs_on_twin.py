@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from headrace.connecting import Cluster
-from headrace.proofs import Proof, Sighting, is_genuine, prove, signed
+from headrace.proofs import PlaceOfText, Proof, is_genuine, prove, signed
 from headrace_contracts.events import Privacy, TaskSubmitted
 from headrace_contracts.ids import new_id
 from headrace_contracts.memory_registry import MemoryRegistry
@@ -109,7 +109,7 @@ async def test_what_cannot_be_read_is_named_and_what_is_unknown_is_empty() -> No
     ids=str,
 )
 def test_a_proof_that_was_changed_or_made_elsewhere_is_not_genuine(change: dict[str, Any]) -> None:
-    seen = Sighting(1, "record", "tasks.journal[0]@3", "prompt", "decision: submitted")
+    seen = PlaceOfText(1, "record", "tasks.journal[0]@3", "prompt", "decision: submitted")
     proof = Proof("t", 1, "acme", "public", False, (seen,), {"tasks.journal[0]": (0, 5)})
     document = json.loads(json.dumps(signed(proof, SECRET)))
     assert is_genuine(document, SECRET)

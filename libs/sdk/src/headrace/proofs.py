@@ -74,7 +74,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class PlaceOfText:
     """A place where the text of a task, or of its answer, was; or a record that says something of it without any.
 
     Attributes:
@@ -107,7 +107,7 @@ class Proof:
     tenant: str
     privacy: str
     left: bool
-    sightings: tuple[Sighting, ...]
+    sightings: tuple[PlaceOfText, ...]
     searched: Mapping[str, tuple[int, int]]
     unreadable: tuple[str, ...] = ()
 
@@ -209,7 +209,7 @@ def proof_of(
     made_at_ms: int,
 ) -> Proof:
     """What records say of where a task's text was. Pure."""
-    sightings: dict[tuple[str, str, str], Sighting] = {}
+    sightings: dict[tuple[str, str, str], PlaceOfText] = {}
     tenant, privacy, left = "", "", False
     for each in sorted(found, key=lambda one: (one.timestamp_ms, one.topic, one.partition, one.offset)):
         event = each.event
@@ -230,7 +230,7 @@ def _about(state: TaskState | None) -> Any:
     return None if state is None else state.task if state.task is not None else state.result
 
 
-def _seen(each: Found, task_id: str) -> Iterator[Sighting]:
+def _seen(each: Found, task_id: str) -> Iterator[PlaceOfText]:
     place = f"{each.topic}[{each.partition}]@{each.offset}"
     match each.event:
         case JournalEntry() as entry:
@@ -241,12 +241,12 @@ def _seen(each: Found, task_id: str) -> Iterator[Sighting]:
         case TaskCompleted() as end:
             yield _record(each, place, "answer" if _answers(end) else "none", f"its end: {end.status}", TASKS_COMPLETED)
             if end.node is not None and end.served_from is ServedFrom.ATTEMPT:
-                yield Sighting(
+                yield PlaceOfText(
                     each.timestamp_ms, "node", end.node, "both", f"{end.provider}/{end.model} answered there"
                 )
             if end.source_task_id is not None:
                 what = f"its answer is that of the equal task {end.source_task_id} ({end.served_from}): no model saw it"
-                yield Sighting(each.timestamp_ms, "cache", f"partition {end.home_partition}", "answer", what)
+                yield PlaceOfText(each.timestamp_ms, "cache", f"partition {end.home_partition}", "answer", what)
         case AuditRecorded() as audit:
             model = f"{audit.provider}/{audit.model}" if audit.provider else "nobody"
             verdict = "allowed" if audit.allowed else "not allowed"
@@ -254,28 +254,30 @@ def _seen(each: Found, task_id: str) -> Iterator[Sighting]:
             yield _record(each, place, "none", what, AUDIT_RECORDED)
             ours = audit.reason.startswith(f"{audit.privacy}{_OURS}")
             if audit.action == "dispatch" and audit.provider is not None and not ours:
-                yield Sighting(each.timestamp_ms, "provider", audit.provider, "prompt", f"{audit.model} was to answer")
+                yield PlaceOfText(
+                    each.timestamp_ms, "provider", audit.provider, "prompt", f"{audit.model} was to answer"
+                )
             if audit.action == "breach":
                 said = f"content left to another host than {model}: {audit.reason}"
-                yield Sighting(each.timestamp_ms, "provider", "another host", "prompt", said)
+                yield PlaceOfText(each.timestamp_ms, "provider", "another host", "prompt", said)
         case AttemptStarted() as started:
             what = f"worker {started.worker} was about to call {started.provider}/{started.model}"
             yield _record(each, place, "none", what, ATTEMPTS_STARTED)
-            yield Sighting(each.timestamp_ms, "provider", started.provider, "both", f"{started.model} was called")
+            yield PlaceOfText(each.timestamp_ms, "provider", started.provider, "both", f"{started.model} was called")
         case UsageRecorded() as usage:
             what = f"{usage.provider}/{usage.model} consumed tokens: {usage.outcome}"
             yield _record(each, place, "none", what, USAGE_RECORDED)
             if usage.node is not None:
-                yield Sighting(
+                yield PlaceOfText(
                     each.timestamp_ms, "node", usage.node, "both", f"{usage.provider}/{usage.model} ran there"
                 )
 
 
-def _at_model(each: Found, provider: str | None, model: str | None, node: str) -> Sighting:
-    return Sighting(each.timestamp_ms, "model", f"{provider} at {node}", "both", f"{model} ran there")
+def _at_model(each: Found, provider: str | None, model: str | None, node: str) -> PlaceOfText:
+    return PlaceOfText(each.timestamp_ms, "model", f"{provider} at {node}", "both", f"{model} ran there")
 
 
-def _in_journal(each: Found, entry: JournalEntry, place: str) -> Iterator[Sighting]:
+def _in_journal(each: Found, entry: JournalEntry, place: str) -> Iterator[PlaceOfText]:
     state = entry.state
     text = "none"
     if state is not None:
@@ -286,7 +288,7 @@ def _in_journal(each: Found, entry: JournalEntry, place: str) -> Iterator[Sighti
     if read is not None and read.topic in _WITH_TEXT:
         prompt = read.topic == "tasks.submitted"
         where = f"{read.topic}[{read.partition}]@{read.offset}"
-        yield Sighting(each.timestamp_ms, "record", where, "prompt" if prompt else "answer", _WITH_TEXT[read.topic])
+        yield PlaceOfText(each.timestamp_ms, "record", where, "prompt" if prompt else "answer", _WITH_TEXT[read.topic])
     for command in entry.commands:
         if command.kind is CommandKind.DISPATCH and state is not None:
             attempts = [*state.attempts]
@@ -294,32 +296,32 @@ def _in_journal(each: Found, entry: JournalEntry, place: str) -> Iterator[Sighti
                 attempts += [attempt for search in state.research.searches for attempt in search.attempts]
             sent = next((one for one in attempts if one.number == command.attempt), None)
             model = "" if sent is None else f" for {sent.provider}/{sent.model}"
-            yield Sighting(entry.decided_at, "sent", command.topic, "prompt", f"attempt {command.attempt}{model}")
+            yield PlaceOfText(entry.decided_at, "sent", command.topic, "prompt", f"attempt {command.attempt}{model}")
             if sent is not None and sent.place.value == "cloud":
                 what = f"{sent.model}: attempt {command.attempt} was sent to it"
-                yield Sighting(entry.decided_at, "provider", sent.provider, "prompt", what)
+                yield PlaceOfText(entry.decided_at, "provider", sent.provider, "prompt", what)
         elif command.kind is CommandKind.REPLY:
-            yield Sighting(
+            yield PlaceOfText(
                 entry.decided_at, "sent", command.topic, "answer", "for the waiting caller; kept for an hour"
             )
     if state is not None and state.result is not None:
         yield from _in_caches(entry, state, state.result)
 
 
-def _in_caches(entry: JournalEntry, state: TaskState, end: TaskCompleted) -> Iterator[Sighting]:
+def _in_caches(entry: JournalEntry, state: TaskState, end: TaskCompleted) -> Iterator[PlaceOfText]:
     """Where an answer may be kept for equal tasks. Whether it was asked for shows at those that it served."""
     if not state.digest or end.served_from is not ServedFrom.ATTEMPT or end.finish_reason != "stop":
         return
     what = "may be kept for equal tasks of the tenant, of the same level"
-    yield Sighting(entry.decided_at, "cache", f"memory of partition {state.home_partition}", "answer", what)
+    yield PlaceOfText(entry.decided_at, "cache", f"memory of partition {state.home_partition}", "answer", what)
     if end.privacy is not Privacy.SENSITIVE:
-        yield Sighting(entry.decided_at, "cache", "answers.answers in Postgres", "answer", what)
+        yield PlaceOfText(entry.decided_at, "cache", "answers.answers in Postgres", "answer", what)
 
 
 def _answers(end: TaskCompleted) -> bool:
     return end.answer is not None or bool(end.choices) or bool(end.embeddings)
 
 
-def _record(each: Found, place: str, text: str, what: str, spec: TopicSpec) -> Sighting:
+def _record(each: Found, place: str, text: str, what: str, spec: TopicSpec) -> PlaceOfText:
     until = None if spec.retention_ms is None else each.timestamp_ms + spec.retention_ms
-    return Sighting(each.timestamp_ms, "record", place, text, what, until)
+    return PlaceOfText(each.timestamp_ms, "record", place, text, what, until)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from headrace_contracts.limits import record_bytes
 from headrace_models.prices import PriceBookInvalid, load_price_book
-from headrace_runtime.settings import ServiceSettings, SignedRecordSettings, postgres_url, setting
+from headrace_runtime.settings import (
+    DatabaseSettings,
+    ServiceSettings,
+    SignedRecordSettings,
+    postgres_url,
+    setting,
+)
 from headrace_runtime.site_settings import SitesSettings
 from headrace_runtime.submission_settings import SubmissionSettings
 from headrace_runtime.tenants import TenantsSettings
-from pydantic import SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, SecretStr, field_validator, model_validator
 
 from headrace_router.adapters.policy_file import PolicyInvalid, load_policy
 
@@ -20,7 +26,9 @@ _BESIDE_AN_ENTRY_BYTES = 194_304
 """Room in a record for its key and its headers, and for what a batch adds."""
 
 
-class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, TenantsSettings, SitesSettings):
+class RouterSettings(
+    ServiceSettings, SignedRecordSettings, SubmissionSettings, TenantsSettings, SitesSettings, DatabaseSettings
+):
     """Settings of the router."""
 
     service_name = "router"
@@ -86,7 +94,7 @@ class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, 
         "into the group's session timeout, so that a stalled router does not publish alongside its successor.",
         gt=0,
     )
-    database_url: SecretStr | None = setting(
+    database_url: Annotated[SecretStr, AfterValidator(postgres_url)] | None = setting(  # type: ignore[assignment]
         None,
         unit="URL",
         reason="Postgres database for stored answers, as postgresql://user:password@host:port/database. Without it the "
@@ -116,11 +124,6 @@ class RouterSettings(ServiceSettings, SignedRecordSettings, SubmissionSettings, 
     commit_seconds: float = setting(
         5.0, unit="s", reason="Time between offset commits, which only lag monitors use.", gt=0
     )
-
-    @field_validator("database_url")
-    @classmethod
-    def _usable_url(cls, url: SecretStr | None) -> SecretStr | None:
-        return None if url is None else postgres_url(url)
 
     @field_validator("policy_file")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from headrace_contracts import topics
 from headrace_contracts.events import AccessKey, PolicyPublished, Preferences, SensitiveSession, SwitchedOff
@@ -38,8 +37,6 @@ from headrace_router.migrations import MIGRATIONS
 from headrace_router.partition import RouterContext
 from headrace_router.service import INPUTS, RouterService
 from headrace_router.settings import RouterSettings
-
-_STATEMENT_SECONDS: Final = 10.0
 
 WRITES = (
     topics.TASKS_JOURNAL,
@@ -195,7 +192,7 @@ def _storing(
         dsn,
         application="headrace-router",
         pool_size=settings.database_pool_size,
-        timeout_seconds=_STATEMENT_SECONDS,
+        timeout_seconds=settings.database_timeout_seconds,
         migrate=lambda: MIGRATIONS.upgrade(dsn),
         on_change=DatabaseMetrics(metrics, health, needed=False).changed,
     )
