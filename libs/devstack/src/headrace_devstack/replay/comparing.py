@@ -10,7 +10,7 @@ from typing import Final
 from headrace_models.ports import CallUsage
 from headrace_models.prices import PriceBook, PriceUnknown, cost
 
-from headrace_devstack.replay.deciding import Decider, Verdict
+from headrace_devstack.replay.deciding import Decider, ReplayedDecision
 from headrace_devstack.replay.recorded import ModelName, Recorded, typical_milliseconds
 
 
@@ -146,7 +146,7 @@ class Comparing:
             +self._stopped, +self._freed,
         )  # fmt: skip
 
-    def _cost(self, verdict: Verdict, usage: CallUsage | None) -> int | None:
+    def _cost(self, verdict: ReplayedDecision, usage: CallUsage | None) -> int | None:
         """Of an answer as long as the recorded one; None if that, or a price, is not known."""
         if not verdict.sent_to:
             return 0

@@ -25,7 +25,7 @@ WAITS: Final = "waits"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReplayedDecision:
     """What is decided about a task first.
 
     Attributes:
@@ -110,7 +110,7 @@ class Decider:
         """The installation's."""
         return self._policies.policy
 
-    def decide(self, recorded: Recorded) -> Verdict:
+    def decide(self, recorded: Recorded) -> ReplayedDecision:
         """What becomes of a task first."""
         task = recorded.task
         policy = self._policies.of(task.tenant)
@@ -129,12 +129,12 @@ class Decider:
         if attempts := first_attempts(state):
             sent = tuple((each.provider, each.model) for each in attempts)
             leaves = any(each.place is not Place.LOCAL for each in attempts)
-            return Verdict(sent, leaves=leaves, privacy=state.privacy)
+            return ReplayedDecision(sent, leaves=leaves, privacy=state.privacy)
         if state.phase is TaskPhase.SEARCHING:
-            return Verdict(otherwise=SEARCHES_FIRST, privacy=state.privacy)
+            return ReplayedDecision(otherwise=SEARCHES_FIRST, privacy=state.privacy)
         if state.result is not None and state.result.failure is not None:
-            return Verdict(otherwise=state.result.failure.code, privacy=state.privacy)
-        return Verdict(otherwise=WAITS, privacy=state.privacy)
+            return ReplayedDecision(otherwise=state.result.failure.code, privacy=state.privacy)
+        return ReplayedDecision(otherwise=WAITS, privacy=state.privacy)
 
     def _fleet_without(self, unavailable: frozenset[ModelName]) -> Fleet:
         found = self._fleets.get(unavailable)

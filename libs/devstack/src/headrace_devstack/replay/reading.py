@@ -16,7 +16,7 @@ from headrace_streams.ports import PartitionReader
 from headrace_streams.reading import up_to
 from headrace_streams.records import Record, TopicPartition
 
-from headrace_devstack.replay.recorded import Journal, Recorded
+from headrace_devstack.replay.recorded import PastDecisions, Recorded
 
 _BATCH = 1_000
 _POLL_SECONDS = 1.0
@@ -43,7 +43,7 @@ async def recorded_tasks(
     reader = cluster.log.reader()
     try:
         for submitted in sorted(await reader.partitions_of(cluster.topic(TASKS_SUBMITTED))):
-            journal = await _journal(reader, cluster, submitted.partition, span)
+            journal = await _past_decisions(reader, cluster, submitted.partition, span)
             async with aclosing(_records(reader, submitted, span)) as batches:
                 async for records in batches:
                     for record in records:
@@ -69,9 +69,9 @@ async def count_tasks(cluster: Cluster, span: Span) -> int:
         await reader.close()
 
 
-async def _journal(reader: PartitionReader, cluster: Cluster, partition: int, span: Span) -> Journal:
+async def _past_decisions(reader: PartitionReader, cluster: Cluster, partition: int, span: Span) -> PastDecisions:
     """What a partition of the journal says of the tasks of a span. They may have ended at any time since."""
-    journal, where = Journal(), TopicPartition(cluster.topic(TASKS_JOURNAL), partition)
+    journal, where = PastDecisions(), TopicPartition(cluster.topic(TASKS_JOURNAL), partition)
     first, end = (await reader.bounds([where]))[where]
 
     def fold(decision: JournaledDecision) -> None:

@@ -80,7 +80,7 @@ def _unavailable(rejected: tuple[Rejection, ...]) -> frozenset[ModelName]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class PastEnd:
     """What is kept of how a task ended: there may be millions."""
 
     sent_first: tuple[ModelName, ...] | None
@@ -90,10 +90,10 @@ class Ending:
     model_ms: float
 
 
-def ending_of(result: TaskCompleted) -> Ending:
+def past_end(result: TaskCompleted) -> PastEnd:
     """Of a task's terminal state."""
     usage = result.usage
-    return Ending(
+    return PastEnd(
         sent_first=_sent_first(result),
         shared=result.served_from in (ServedFrom.CACHE, ServedFrom.COALESCED),
         usage=CallUsage(
@@ -106,18 +106,18 @@ def ending_of(result: TaskCompleted) -> Ending:
 
 
 @dataclass(slots=True)
-class Journal:
+class PastDecisions:
     """What a partition of the journal says of tasks, by id; compaction may have left only how they ended."""
 
     first: dict[str, FirstDecision] = field(default_factory=dict)
-    ended: dict[str, Ending] = field(default_factory=dict)
+    ended: dict[str, PastEnd] = field(default_factory=dict)
 
     def take(self, entry: JournalEntry, cause: str) -> None:
         """Remember what a decision tells."""
         if cause == "submitted":
             self.first[entry.task_id] = first_decision(entry)
         if entry.state is not None and (result := entry.state.result) is not None:
-            self.ended[entry.task_id] = ending_of(result)
+            self.ended[entry.task_id] = past_end(result)
 
     def about(self, task: TaskSubmitted, key: bytes, partition: int) -> Recorded:
         """A task with what the journal says of it."""
