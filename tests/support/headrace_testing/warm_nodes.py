@@ -83,7 +83,8 @@ def in_virtual_time(doing: Coroutine[Any, Any, Figures]) -> Figures:
     """Run it on a loop whose clock jumps."""
     loop = VirtualLoop(max_steps=_STEPS, max_seconds=_SECONDS)  # type: ignore[abstract]
     try:
-        return loop.run_until_complete(doing)
+        figures: Figures = loop.run_until_complete(doing)
+        return figures
     finally:
         loop.close()
 

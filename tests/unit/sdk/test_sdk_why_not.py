@@ -14,7 +14,7 @@ import headrace_router.decide.rules
 import pytest
 from headrace.results import TrailStep
 from headrace.why_not import SENTENCES, against
-from headrace_router.decide.switches import SWITCHED_OFF
+from headrace_contracts.switches import SWITCHED_OFF
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
