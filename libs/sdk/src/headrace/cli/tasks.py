@@ -290,7 +290,11 @@ def prove(
     """
     secret = os.environ.get("HEADRACE_KEY_PEPPER", "")
     if not secret:
-        raise fail("HEADRACE_KEY_PEPPER is not set: proofs are signed with the installation's secret", USAGE)
+        raise fail(
+            "HEADRACE_KEY_PEPPER is not set: proofs are signed with the installation's secret "
+            "(that of `headrace up` is in secrets/key-pepper below its data)",
+            USAGE,
+        )
     if (task_id is None) is (verify is None):
         raise fail("give the id of a task, or a proof with --verify", USAGE)
     if verify is not None:
