@@ -44,6 +44,9 @@ class Taker:
         self._share = live.share()
         self._draws = draws
 
+    def foresee(self, record: Record, router: object) -> None:
+        """Nothing is known before."""
+
     def take_now(self, record: Record, router: object) -> bool:
         if next(self._draws) == 0 or self._is_full_for(record):
             return False
