@@ -166,7 +166,7 @@ def _passed_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
 BUGS = (
     Bug("act_before_ack", "commands are published before the journal has acknowledged them", _act_before_ack),
     Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
-    Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=1),
+    Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=33),
     Bug("forget_checkpoint", "the checkpoint never moves", _forget_checkpoint),
     Bug(
         "completed_ahead",
@@ -177,14 +177,14 @@ BUGS = (
     Bug("no_look_at_tail", "a new owner does not check which terminal states exist", _no_look_at_tail),
     Bug("ignore_sequence", "a reader counts entries that are not valid", _ignore_sequence, hint=29),
     Bug("no_fencing", "an owner continues after another has written", _no_fencing, hint=53),
-    Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=25),
-    Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue),
-    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=330),
+    Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=36),
+    Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue, hint=29),
+    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=53),
     Bug(
         "ends_written_over",
         "an owner replaces a record that does not count without saying that its task has ended",
         _ends_written_over,
-        hint=59,
+        hint=1,
     ),
     Bug("positions_ahead", "the journal records one input more than was decided", _positions_ahead, hint=1),
     Bug("half_applied", "a new owner takes the last entry's positions without its decision", _half_applied),

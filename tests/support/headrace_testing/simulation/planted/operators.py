@@ -38,12 +38,12 @@ BUGS = (
         "policy_changes_unannounced",
         "decisions go over to a new policy without a word in the journal",
         _policy_changes_unannounced,
-        hint=41,
+        hint=42,
     ),
     Bug(
         "switches_unheeded_by_workers",
         "workers call what was switched off after the router had sent it",
         _switches_unheeded_by_workers,
-        hint=41,
+        hint=104,
     ),
 )

@@ -39,8 +39,8 @@ def _web_is_local(patches: Patches) -> None:
 
 
 BUGS = (
-    Bug("findings_lost", "what a search has found is forgotten", _findings_lost, hint=8),
+    Bug("findings_lost", "what a search has found is forgotten", _findings_lost, hint=29),
     Bug("answered_too_early", "an answer does not wait for all searches", _answered_too_early, hint=8),
-    Bug("searched_again", "what is answered is searched for once more", _searched_again, hint=19),
+    Bug("searched_again", "what is answered is searched for once more", _searched_again, hint=29),
     Bug("web_is_local", "a search of our own counts as local, though it asks the web", _web_is_local, hint=31),
 )

@@ -40,7 +40,7 @@ BUGS = (
         "taken_back_with_its_task",
         "to take an attempt back cancels its whole task",
         _taken_back_with_its_task,
-        hint=2,
+        hint=42,
     ),
     Bug("topic_of_no_site", "attempts of all sites are written for the workers without one", _topic_of_no_site, hint=3),
     Bug("topic_of_another_site", "a worker reads what is for another site", _topic_of_another_site, hint=3),
