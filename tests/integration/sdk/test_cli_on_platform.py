@@ -156,7 +156,7 @@ def test_doctor_names_what_was_altered_until_it_is_mended(platform: RunningStack
     assert "what to do: headrace topics configure skills.feed" in result.stdout
     findings = {finding["part"]: finding for finding in json.loads(headrace("doctor", "--json").stdout)}
     assert findings["topic skills.feed"]["remedy"] == "headrace topics configure skills.feed"
-    assert "9 read all their partitions" in findings["consumer groups"]["detail"]
+    assert "10 read all their partitions" in findings["consumer groups"]["detail"]
     configured = headrace("topics", "configure", "skills.feed")
     assert configured.stdout.strip() == f"{topic}: retention.ms 60000 becomes 604800000"
     # A busy broker takes a moment to show what it was told.

@@ -58,7 +58,7 @@ async def test_what_one_node_cannot_do_the_others_do(bench: WorkerBench, simulat
         submit(bench, 24)
         found = await ends(bench, 24)
     assert {(end.outcome, end.number) for end in found} == {(Outcome.ANSWERED, 1)}
-    assert {end.node for end in found} == {GOOD, BEST}
+    assert {end.node for end in found} <= {GOOD, BEST}
     # It is left alone, though it always has room.
     asked = Counter(entry.node for entry in simulator.evidence.of("ollama"))
     assert asked[BAD] <= 4
