@@ -19,8 +19,9 @@ ALLOWED = {
     # And a reader of usage that lets the broker gather it, which tables must not wait for; besides these, Faust's own,
     # which is not librdkafka's.
     "cost-accountant": 5,
-    # And a second producer, so that trouble of other topics does not reach the journal.
-    "router": 5,
+    # And a second producer, so that trouble of other topics does not reach the journal, and a member of the group that
+    # forgets stored answers when the history does.
+    "router": 6,
 }
 """At rest. More than that needs a reason, here and in docs/performance.md."""
 

@@ -22,7 +22,8 @@ def _of_partition(judge: Judge, number: int) -> Iterator[str]:
     known: dict[str, TaskSubmitted] = {}
     for seen, entry in judge.topics.journal[number].counted:
         state = entry.state
-        if state is None:
+        # What only takes the place of a record that does not count knows nothing of its task.
+        if state is None or entry.cause == "replaced":
             continue
         if state.task is not None:
             known[entry.task_id] = state.task

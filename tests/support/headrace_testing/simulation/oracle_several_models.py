@@ -80,6 +80,9 @@ def _ended(judge: Judge, task_id: str, entries: Sequence[JournalEntry]) -> Itera
     if result is None or result.status is not TaskStatus.SUCCEEDED or result.source_task_id is not None:
         return
     said = [report for entry in entries if (report := _report(judge, entry)) is not None]
+    if len(said) < sum(entry.cause == "attempt_finished" for entry in entries):
+        # Some cannot be seen any more.
+        return
     answers = [one for one in said if one.outcome is Outcome.ANSWERED and one.content is not None]
     if result.ensemble is not None and result.ensemble.combined_by:
         yield from _by_ensemble(task_id, result, answers)
@@ -105,8 +108,10 @@ def _out(panel: PanelState | None) -> set[int]:
 
 
 def _report(judge: Judge, entry: JournalEntry) -> AttemptFinished | None:
+    """The report that an entry answers. A topic that was truncated may have another task's in its place."""
     cause = entry.input
-    return None if cause is None else judge.topics.reports.get((cause.topic, cause.partition, cause.offset))
+    found = None if cause is None else judge.topics.reports.get((cause.topic, cause.partition, cause.offset))
+    return found if found is not None and found.task_id == entry.task_id else None
 
 
 def _is_verdict(report: AttemptFinished) -> bool:

@@ -166,7 +166,9 @@ def _passed_on(done: asyncio.Future[Any], to: asyncio.Future[Any]) -> None:
 BUGS = (
     Bug("act_before_ack", "commands are published before the journal has acknowledged them", _act_before_ack),
     Bug("skip_epoch_start", "a new owner writes no epoch start", _skip_epoch_start),
-    Bug("checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=33),
+    Bug(
+        "checkpoint_ahead", "the checkpoint says that commands are published which are not", _checkpoint_ahead, hint=33
+    ),
     Bug("forget_checkpoint", "the checkpoint never moves", _forget_checkpoint),
     Bug(
         "completed_ahead",

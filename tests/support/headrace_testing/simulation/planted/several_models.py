@@ -57,11 +57,16 @@ def _members_wait_for_each_other(patches: Patches) -> None:
 
 BUGS = (
     Bug("refusal_passed_over", "somebody else is asked because of a refusal", _refusal_passed_over, hint=92),
-    Bug("answered_and_asked_again", "a member that has answered is asked once more", _answered_and_asked_again, hint=21),
+    Bug(
+        "answered_and_asked_again", "a member that has answered is asked once more", _answered_and_asked_again, hint=21
+    ),
     Bug("quorum_of_one", "an ensemble is content with one answer", _quorum_of_one, hint=66),
     Bug("always_sure", "an answer that was rated low is accepted", _always_sure, hint=21),
     Bug(
-        "members_know_no_privacy", "members and rungs are chosen as if all was public", _members_know_no_privacy, hint=28
+        "members_know_no_privacy",
+        "members and rungs are chosen as if all was public",
+        _members_know_no_privacy,
+        hint=28,
     ),
     Bug("members_wait", "members of a session run one after another", _members_wait_for_each_other, hint=4),
 )
