@@ -181,7 +181,7 @@ BUGS = (
     Bug("no_fencing", "an owner continues after another has written", _no_fencing, hint=53),
     Bug("lost_ack_ignored", "an owner publishes for entries whose append is uncertain", _lost_ack_ignored, hint=36),
     Bug("no_reissue", "a new owner does not publish the open commands", _no_reissue, hint=29),
-    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=53),
+    Bug("no_settling", "a new owner does not wait for its predecessor's appends", _no_settling, hint=130),
     Bug(
         "ends_written_over",
         "an owner replaces a record that does not count without saying that its task has ended",

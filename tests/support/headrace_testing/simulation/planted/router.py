@@ -199,7 +199,7 @@ BUGS = (
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=1),
     Bug("submitted_again", "a task submitted again while it runs is restarted", _submitted_again, hint=40),
     Bug(
-        "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=105
+        "loads_not_recovered", "a new owner does not count the live tasks that it finds", _loads_not_recovered, hint=186
     ),
     Bug("same_attempt_number", "a retry has the id of the attempt before it", _same_attempt_number, hint=1),
     Bug("privacy_lowered", "a retry forgets the privacy of its task", _privacy_lowered, hint=1),
@@ -223,7 +223,7 @@ BUGS = (
         "half_answer_cached",
         "an answer that was cut off at its limit is served again later",
         _half_answer_cached,
-        hint=105,
+        hint=140,
     ),
     Bug("breach_unsaid", "content that left to another host is not audited", _breach_unsaid, hint=70),
     Bug("cloud_believed", "a cloud worker is believed about local attempts", _cloud_believed, hint=4),
@@ -231,10 +231,10 @@ BUGS = (
     Bug("memory_ignored", "a router takes tasks beyond the memory that it may fill", _memory_ignored, hint=6),
     Bug("no_room_again", "a router that was full takes no task any more", _no_room_again, hint=6),
     Bug("put_aside_forgotten", "tasks that were read while there was no room are lost", _put_aside_forgotten, hint=6),
-    Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=105),
-    Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=105),
+    Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=196),
+    Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=219),
     Bug(
-        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=105
+        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=529
     ),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=40),
 )

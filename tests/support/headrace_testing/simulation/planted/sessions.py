@@ -28,5 +28,5 @@ def _mark_not_recovered(patches: Patches) -> None:
 BUGS = (
     Bug("session_ignored", "a task is not raised by the session that it belongs to", _session_ignored, hint=66),
     Bug("mark_lost", "the journal does not say that a session is sensitive", _mark_lost, hint=19),
-    Bug("mark_not_recovered", "a new owner does not know which sessions are sensitive", _mark_not_recovered, hint=105),
+    Bug("mark_not_recovered", "a new owner does not know which sessions are sensitive", _mark_not_recovered, hint=352),
 )
