@@ -130,20 +130,21 @@ async def test_each_service_has_a_database_user_that_sees_no_other_s_tables(stac
     name = stack.database_url.rpartition("/")[2]
     admin = await asyncpg.connect(stack.database_url)
     roles = re.findall(r"CREATE ROLE (\w+)", made)
-    assert roles == ["registry", "intake", "cost_accountant"]
+    assert sorted(roles) == ["cost_accountant", "intake", "registry", "router"]
     connections = []
     try:
         for statement in statements:
             await admin.execute(statement.replace("DATABASE headrace", f'DATABASE "{name}"'))
-        for role in ("intake", "cost_accountant"):
+        for role in ("intake", "cost_accountant", "router"):
             url = compose()["services"][role.replace("_", "-")]["environment"]["HEADRACE_DATABASE_URL"]
             assert url == f"postgresql://{role}:{SECRETS[f'POSTGRES_PASSWORD_{role.upper()}']}@postgres:5432/headrace"
             server = stack.database_url.partition("@")[2]
             connections.append(await asyncpg.connect(f"{url.partition('@')[0]}@{server}"))
-        intake, accountant = connections
+        intake, accountant, router = connections
         await intake.execute("CREATE SCHEMA of_intake; CREATE TABLE of_intake.kept AS SELECT 1 AS answer")
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await accountant.fetch("SELECT * FROM of_intake.kept")
+        for other in (accountant, router):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await other.fetch("SELECT * FROM of_intake.kept")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await accountant.execute("CREATE ROLE intruder SUPERUSER")
     finally:

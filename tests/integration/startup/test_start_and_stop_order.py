@@ -35,8 +35,9 @@ CASES = [
     for service in SERVICES
     for part in ("kafka", "registry", *(("postgres",) if service.database else ()))
 ]
-STARTS_WITHOUT = {("intake", "postgres")}
-"""Intake takes tasks without Postgres: only requests with an Idempotency-Key and the history wait for it."""
+STARTS_WITHOUT = {("intake", "postgres"), ("router", "postgres")}
+"""Intake takes tasks without Postgres: only requests with an Idempotency-Key and the history wait for it. The router
+looks up no stored answers meanwhile."""
 SAYS = {"kafka": "Kafka at", "registry": "the schema registry at", "postgres": "Postgres"}
 BOOTSTRAP_KEY = str(make_key(bytes(KEY_RANDOM_BYTES)))
 PATIENCE = 240.0
