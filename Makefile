@@ -19,7 +19,7 @@ OVERLOAD := tests/bench/overload:tests/bench/scale:tests/bench/gateway:tests/ben
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-router bench-group-commit bench-scale bench-overload bench-accountant bench-cache bench-cached fleet-day soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
+.PHONY: help setup up demo test test-long test-clients test-k8s check compiled format generate bench bench-secure bench-recovery bench-footprint bench-ledger bench-streams bench-gateway bench-models bench-fleet bench-affinity bench-router bench-group-commit bench-scale bench-overload bench-accountant bench-cache bench-cached fleet-day soak attack chaos simulate lock-artifacts downloads rights compose-secrets clean
 
 help: ## Show this list
 	@echo "Headrace: make <target> [ARGS='...']"
@@ -127,6 +127,9 @@ bench-models: setup ## Measure the processor time of a call over each client of 
 
 bench-fleet: setup ## Measure what share of unequal nodes a worker reaches, and a thousand calls at once in one (ARGS="--help")
 	@exec $(BIN)/python tests/bench/fleet.py $(ARGS)
+
+bench-affinity: setup ## Simulate agents with long prompts: what it brings to send them where their beginning was read (ARGS="--help")
+	@exec $(BIN)/python tests/bench/affinity.py $(ARGS)
 
 bench-router: setup ## Measure how many routing decisions a core makes, with 200 candidates and 1,000 tenants (ARGS="--help")
 	@exec $(BIN)/python tests/bench/router.py $(ARGS)

@@ -16,20 +16,21 @@ _PROVIDERS_PROMPTS: Final = 256
 
 
 class PromptCache:
-    """The prompts that were read last, as llama.cpp keeps them: one in each slot, and the slot is taken whose prompt
-    has the longest beginning in common."""
+    """The prompts that were read last, as Ollama's runner keeps them, one in each slot (`runner/ollamarunner/cache.go`):
+    a prompt that goes on from a kept one takes its place, any other takes the slot that was used the longest ago. What
+    it has in common with a kept one is copied."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[str, ...]] = OrderedDict()
         self._number = 0
 
     def read(self, messages: Sequence[ChatMessage], slots: int) -> int:
-        """How many tokens of a prompt are kept already; it takes the place of the one that it is most like."""
+        """How many tokens of a prompt are kept already; it is kept from now on."""
         prompt = _pieces(messages)
         shared = {number: _in_common(prompt, kept) for number, kept in self._kept.items()}
         best = max(shared, key=shared.__getitem__, default=None)
         tokens = 0 if best is None else sum(count_tokens(piece) for piece in prompt[: shared[best]])
-        if best is not None and shared[best]:
+        if best is not None and shared[best] == len(self._kept[best]):
             del self._kept[best]
         while len(self._kept) >= slots:
             self._kept.popitem(last=False)
