@@ -121,7 +121,7 @@ def savings(
         )  # fmt: skip
         for one in report.cascades:
             rows.add_row(
-                one.role, str(one.tasks), f"{one.share_small:.0%}", str(one.insufficient),
+                one.role or "(none named)", str(one.tasks), f"{one.share_small:.0%}", str(one.insufficient),
                 dollars(one.spent_nanodollars), _signed(one.saved_nanodollars),
             )  # fmt: skip
         OUT.print(rows)
@@ -132,7 +132,11 @@ def savings(
         for each in report.ensembles:
             alike = "" if each.mean_coherence is None else f"{each.mean_coherence:.2f}"
             rows.add_row(
-                each.role, str(each.tasks), alike, f"{each.at_goal} of {each.compared}", dollars(each.cost_nanodollars)
+                each.role or "(none named)",
+                str(each.tasks),
+                alike,
+                f"{each.at_goal} of {each.compared}",
+                dollars(each.cost_nanodollars),
             )
         OUT.print(rows)
 
