@@ -16,9 +16,11 @@ _PROVIDERS_PROMPTS: Final = 256
 
 
 class PromptCache:
-    """The prompts that were read last, as Ollama's runner keeps them, one in each slot (`runner/ollamarunner/cache.go`):
-    a prompt that goes on from a kept one takes its place, any other takes the slot that was used the longest ago. What
-    it has in common with a kept one is copied."""
+    """The prompts that were read last, as Ollama's runner keeps them, one in each slot (its `ollamarunner/cache.go`).
+
+    A prompt that goes on from a kept one takes its place, any other takes the slot that was used the longest ago. What
+    it has in common with a kept one is copied.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[str, ...]] = OrderedDict()
