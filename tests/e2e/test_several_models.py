@@ -75,7 +75,7 @@ async def test_an_unsure_one_is_followed_by_larger_ones_within_the_rules(client:
 async def test_an_ensemble_answers_with_one_of_its_answers_and_their_coherence(client: Client) -> None:
     began = time.monotonic()
     task = await client.ask(CODE + question(), role="code_reviewer", provider=ENSEMBLE, timeout=30)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25, "far less than the deadline, also on a busy machine"
     ensemble = task.ensemble
     assert ensemble is not None
     assert (ensemble.answered, ensemble.combined_by, ensemble.goal) == (3, "vote", 0.85)
@@ -122,7 +122,7 @@ async def test_a_node_that_hangs_costs_no_more_than_the_time_for_the_members(cli
         task = ended.task
         assert task.failure is not None
         assert task.failure.code == "no_quorum"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25, "far less than the deadline, also on a busy machine"
     assert task.ensemble is not None
     assert (task.ensemble.answered >= 2) is task.answered
 
@@ -134,7 +134,7 @@ async def test_a_member_lost_in_mid_answer_is_asked_elsewhere_or_left_out(
     await break_provider("ollama", "disconnect", 1)
     began = time.monotonic()
     task = await client.ask(CODE + question(), role="code_reviewer", provider=ENSEMBLE, timeout=30)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25, "far less than the deadline, also on a busy machine"
     assert task.ensemble is not None
     assert task.ensemble.answered >= 2
     assert task.ensemble.coherence is not None
