@@ -11,16 +11,7 @@ from headrace_cloud_worker.decide.offers import choose_provider
 from headrace_cloud_worker.decide.privacy import forbid
 from headrace_contracts import topics
 from headrace_contracts.errors import RegistryUnavailable
-from headrace_contracts.events import (
-    Lane,
-    NodeStatus,
-    Place,
-    PolicyPublished,
-    Preferences,
-    SensitiveSession,
-    SwitchedOff,
-    SwitchKind,
-)
+from headrace_contracts.events import Lane, NodeStatus, Place, PolicyPublished, Preferences, SwitchedOff, SwitchKind
 from headrace_contracts.groups import CLOUD_WORKER, local_worker_of
 from headrace_local_worker.decide.balancing import choose_node
 from headrace_local_worker.decide.privacy import forbid as forbid_at_nodes
@@ -284,10 +275,7 @@ class RouterBody:
         )
         self._policies: Table[PolicyPublished] = Table(log, world.kit.codec, topics.POLICIES, self._view.policy_changed)
         self._switches: Table[SwitchedOff] = Table(log, world.kit.codec, topics.SWITCHES, self._view.switch_changed)
-        sessions: Table[SensitiveSession] = Table(
-            log, world.kit.codec, topics.SESSIONS_SENSITIVE, self._view.session_changed
-        )
-        self._tables = (self._fleet, self._preferences, self._policies, self._switches, sessions)
+        self._tables = (self._fleet, self._preferences, self._policies, self._switches)
         # Routers ask for limits in the seeds that have one to find.
         names = [PREFIX + name for name in topics.topics_with(SITES)] if world.trouble.limits_are_known else []
         self._limits = TopicLimits(log.admin(), names)
