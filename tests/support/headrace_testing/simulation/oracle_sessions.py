@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from headrace_contracts.events import CommandKind, Privacy, ServedFrom, TaskSubmitted
+from headrace_contracts.topics import TASKS_JOURNAL
+from headrace_streams.records import TopicPartition
+
+from headrace_testing.router_twin import PREFIX
 
 if TYPE_CHECKING:
     from headrace_testing.simulation.judge import Judge
@@ -20,6 +24,8 @@ def verdict(judge: Judge) -> Sequence[str]:
 def _of_partition(judge: Judge, number: int) -> Iterator[str]:
     sensitive: dict[tuple[str, str], str] = {}
     known: dict[str, TaskSubmitted] = {}
+    # Simulated routers do not hear of the sessions of other partitions, so what retention has removed nobody knows.
+    kept_from = judge.world.cluster.partition(TopicPartition(PREFIX + TASKS_JOURNAL.name, number)).start
     for seen, entry in judge.topics.journal[number].counted:
         state = entry.state
         # What only takes the place of a record that does not count knows nothing of its task.
@@ -44,5 +50,5 @@ def _of_partition(judge: Judge, number: int) -> Iterator[str]:
             if end is not None and end.served_from is ServedFrom.CACHE and end.privacy is not Privacy.SENSITIVE:
                 yield f"{entry.task_id} was served as {end.privacy} in a session that is sensitive"
         asked = None if task is None else task.privacy
-        if state.privacy is Privacy.SENSITIVE or asked is Privacy.SENSITIVE:
+        if seen.record.offset >= kept_from and Privacy.SENSITIVE in (state.privacy, asked):
             sensitive.setdefault(session, f"{entry.task_id} at offset {seen.record.offset}")
