@@ -234,7 +234,7 @@ BUGS = (
     Bug("window_ignored", "a tenant has any number of attempts out", _window_ignored, hint=196),
     Bug("window_never_reopens", "no task is told that its turn has come", _window_never_reopens, hint=219),
     Bug(
-        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=529
+        "places_not_recovered", "a new owner does not count the attempts that are out", _places_not_recovered, hint=751
     ),
     Bug("repeat_dispatches", "a repeated submission sends another attempt out", _repeat_dispatches, hint=40),
 )
