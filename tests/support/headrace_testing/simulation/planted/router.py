@@ -193,7 +193,7 @@ BUGS = (
     Bug(
         "ordered_without_session", "attempts with equal prompts wait for each other", _ordered_without_session, hint=42
     ),
-    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=3788),
+    Bug("zombie_acts", "a router that was frozen publishes on old acknowledgements", _zombie_acts, hint=125),
     Bug("wake_up_lost", "a recovered partition sets no timers", _wake_up_lost, hint=8),
     Bug("follower_forgotten", "followers of a leader that has ended are not notified", _follower_forgotten, hint=1),
     Bug("ended_forgotten", "a task submitted again after its end is run again", _ended_forgotten, hint=1),
