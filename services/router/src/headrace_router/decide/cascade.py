@@ -22,11 +22,12 @@ from headrace_contracts.content import PLAIN, text_of
 from headrace_contracts.events import AttemptState, MemberState, ResponseFormatKind, TaskPhase, TaskState
 
 from headrace_router.decide.agreement import certainty_of
+from headrace_router.decide.attempts_step import runs
 from headrace_router.decide.costs import cost
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.panel import answered, failure_of, resting, send, untouched
 from headrace_router.decide.panel_messages import SELF_RATING, VALIDATOR, speaks_of_others
-from headrace_router.decide.panel_step import PanelStep, answers_in, runs
+from headrace_router.decide.panel_step import PanelStep, answers_in
 from headrace_router.decide.panel_summary import PanelVerdict
 from headrace_router.decide.policy import CascadePolicy
 from headrace_router.decide.retry import panel_attempts

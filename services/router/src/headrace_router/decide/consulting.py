@@ -16,14 +16,15 @@ from headrace_contracts.events import (
 )
 
 from headrace_router.decide import cascade, ensemble
+from headrace_router.decide.attempts_step import runs
 from headrace_router.decide.candidates import Choice
 from headrace_router.decide.cascade import Confidence
 from headrace_router.decide.model import AttemptEnded, Decision, DecisionContext, Ignored, Undeliverable, WakeUp
 from headrace_router.decide.panel import choice_for, failed, heard
-from headrace_router.decide.panel_step import PanelStep, answers_in, runs
+from headrace_router.decide.panel_step import PanelStep, answers_in
 from headrace_router.decide.panel_summary import CASCADE, ENSEMBLE
 from headrace_router.decide.policy import RolePolicy
-from headrace_router.decide.reports import ATTEMPT_TIMEOUT
+from headrace_router.decide.reports import timed_out, undelivered
 from headrace_router.decide.retry import panel_attempts
 from headrace_router.decide.routes import choose_for, expire, late, role_of, route
 from headrace_router.decide.terminal import task_of
@@ -110,9 +111,7 @@ def member_undeliverable(state: TaskState, event: Undeliverable, context: Decisi
     step = PanelStep(state)
     for place, member in enumerate(step.panel.members):
         if runs(member) and member.attempts[-1].number == event.number:
-            # Nothing was sent, so nothing was spent.
-            end = replace(member.attempts[-1], outcome=Outcome.FAILED_PERMANENT, failure=event.failure, asked=False)
-            failed(step, place, end, _limit(state, context), context)
+            failed(step, place, undelivered(member.attempts[-1], event.failure), _limit(state, context), context)
             return _advanced(step, context)
     return Ignored("late_result")
 
@@ -127,9 +126,7 @@ def wake_consulting(state: TaskState, _: WakeUp, context: DecisionContext) -> De
     limit = _limit(state, context)
     for place, member in enumerate(step.panel.members):
         if runs(member) and member.wake_at is not None and member.wake_at <= context.now:
-            last = member.attempts[-1]
-            failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {context.now - last.dispatched_at} ms")
-            failed(step, place, replace(last, outcome=Outcome.EXPIRED, failure=failure), limit, context)
+            failed(step, place, timed_out(member.attempts[-1], context.now), limit, context)
     return _advanced(step, context)
 
 

@@ -17,16 +17,17 @@ from dataclasses import replace
 from typing import Final
 
 from headrace_contracts.content import PLAIN, text_of
-from headrace_contracts.events import Content, Failure, MemberState, Outcome, TaskPhase, TaskState
+from headrace_contracts.events import Content, Failure, MemberState, TaskPhase, TaskState
 
 from headrace_router.decide.agreement import Opinion, best_of, certainty_of, coherence, voted
+from headrace_router.decide.attempts_step import runs
 from headrace_router.decide.model import Decision, DecisionContext, Ignored
 from headrace_router.decide.panel import answered, failure_of, resting, send, untouched
 from headrace_router.decide.panel_messages import JUDGE, choice_in
-from headrace_router.decide.panel_step import PanelStep, answers_in, runs
+from headrace_router.decide.panel_step import PanelStep, answers_in
 from headrace_router.decide.panel_summary import PanelVerdict
 from headrace_router.decide.policy import EnsemblePolicy
-from headrace_router.decide.reports import ATTEMPT_TIMEOUT
+from headrace_router.decide.reports import expired
 from headrace_router.decide.routes import fail, refuse, without_candidate
 
 NO_QUORUM: Final = "no_quorum"
@@ -99,8 +100,7 @@ def _give_up_rest(step: PanelStep, context: DecisionContext) -> None:
             continue
         attempts = member.attempts
         if runs(member):
-            failure = Failure(code=ATTEMPT_TIMEOUT, message=_TOO_LATE)
-            attempts = (*attempts[:-1], replace(attempts[-1], outcome=Outcome.EXPIRED, failure=failure))
+            attempts = (*attempts[:-1], expired(attempts[-1], _TOO_LATE))
         step.change(place, replace(member, attempts=attempts, wake_at=None, ended=True))
         step.note(context.now, "gave_up", f"{step.name(place)}: {_TOO_LATE}")
 

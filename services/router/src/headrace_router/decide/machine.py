@@ -20,7 +20,7 @@ recorded. A report of an attempt that its writer was not given is disbelieved in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from headrace_contracts.events import (
     TaskPhase,
     TaskState,
     TaskStatus,
+    TaskSubmitted,
     TrailStep,
 )
 
@@ -59,8 +60,10 @@ from headrace_router.decide.model import (
     Unrecordable,
     WakeUp,
 )
+from headrace_router.decide.policy import RolePolicy
 from headrace_router.decide.queries import begun
 from headrace_router.decide.raising import (
+    Raise,
     content_raises,
     highest,
     is_in_sensitive_session,
@@ -69,12 +72,13 @@ from headrace_router.decide.raising import (
 )
 from headrace_router.decide.reports import (
     ANSWERED_REMOTELY,
-    ATTEMPT_TIMEOUT,
     believed,
     came_too_late,
     close,
     given_up,
     may_report,
+    timed_out,
+    undelivered,
 )
 from headrace_router.decide.research import (
     choice_now,
@@ -122,12 +126,8 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
     task, policy, now = event.task, context.policy, context.now
     name = role_name(task, policy)
     role = None if name is None else policy.roles.get(name)
-    demanded = rules_for(
-        task, role, policy, context.user_preferences, context.tenant_preferences, providers=context.fleet.providers
-    )
     raises = content_raises(task, policy)
     rules = rules_of(task, context, floor=highest(raises))
-    in_session = is_in_sensitive_session(task, context.sessions, now)
     lane = task.lane or (role.lane if role is not None and role.lane is not None else policy.defaults.lane)
     own = task.deadline_at if task.deadline_at is not None else now + policy.deadlines.default.of(lane)
     state = TaskState(
@@ -143,7 +143,7 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
         reply_partition=task.reply_partition,
         traceparent=event.traceparent,
         turn=context.peers.last_turn + 1,
-        trail=raised_steps(raises, in_session, demanded.privacy, now),
+        trail=_raised(task, role, raises, context),
     )
     research = begun(task, role)
     if isinstance(research, ResearchState):
@@ -184,6 +184,21 @@ def _submit(_: None, event: Submitted, context: DecisionContext) -> Result:
             )
         )  # fmt: skip
     return go_on(state, context)
+
+
+def _raised(
+    task: TaskSubmitted, role: RolePolicy | None, raises: Sequence[Raise], context: DecisionContext
+) -> tuple[TrailStep, ...]:
+    """What has raised a task's level from what was demanded."""
+    in_session = is_in_sensitive_session(task, context.sessions, context.now)
+    # Of most tasks nothing does, and what was demanded need not be known.
+    if not raises and not in_session:
+        return ()
+    demanded = rules_for(
+        task, role, context.policy, context.user_preferences, context.tenant_preferences,
+        providers=context.fleet.providers,
+    )  # fmt: skip
+    return raised_steps(raises, in_session, demanded.privacy, context.now)
 
 
 def _shareable(equal: Equal, context: DecisionContext) -> Equal:
@@ -339,13 +354,12 @@ def _wake_waiting(state: TaskState, _: WakeUp, context: DecisionContext) -> Resu
 def _wake_running(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
     if _early(state, context):
         return take_back(state, context)
-    last = state.attempts[-1]
-    waited = context.now - last.dispatched_at
-    failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {waited} ms")
-    state = closed(state, replace(last, outcome=Outcome.EXPIRED, failure=failure), context.now, context.policy.retry)
+    end = timed_out(state.attempts[-1], context.now)
+    state = closed(state, end, context.now, context.policy.retry)
     if late(state, context):
         return expire(state, context)
-    return after_failure(state, failure, True, context)
+    assert end.failure is not None, "a time-out is one"
+    return after_failure(state, end.failure, True, context)
 
 
 def _wake_backing_off(state: TaskState, _: WakeUp, context: DecisionContext) -> Result:
@@ -366,8 +380,7 @@ def _undeliverable(state: TaskState, event: Undeliverable, context: DecisionCont
     last = state.attempts[-1]
     if last.number != event.number:
         return Ignored("late_result")
-    # Nothing was sent, so nothing was spent.
-    end = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure, asked=False)
+    end = undelivered(last, event.failure)
     state = closed(state, end, context.now, context.policy.retry)
     return after_failure(state, event.failure, False, context)
 

@@ -21,11 +21,11 @@ from headrace_contracts.frozen import cheaply_made
 from headrace_contracts.switches import ALL_ON, Switches
 from headrace_models.prices import PriceBook
 
-from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, AttemptWindow, OutNow
+from headrace_router.decide.attempt_windows import DEFAULT_WINDOW, NOTHING_OUT, AttemptWindow, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.sensitive_sessions import NO_SESSIONS, KnownSessions
-from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, LiveLoad, TenantQuota
+from headrace_router.decide.tenant_quota import DEFAULT_QUOTA, NO_LOAD, LiveLoad, TenantQuota
 
 
 @cheaply_made
@@ -172,6 +172,27 @@ class Peers(Protocol):
     def last_turn(self) -> int:
         """The highest turn of a task so far."""
         ...
+
+
+class NoOtherTasks:
+    """No other task is in flight."""
+
+    last_turn = 0
+
+    def equal_to(self, digest: str, now: int) -> Equal:
+        return Equal()
+
+    def load_of(self, tenant: str) -> LiveLoad:
+        return NO_LOAD
+
+    def out(self, tenant: str, topic: str) -> OutNow:
+        return NOTHING_OUT
+
+    def attempts_in(self, topic: str) -> int:
+        return 0
+
+    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
+        return None
 
 
 @cheaply_made

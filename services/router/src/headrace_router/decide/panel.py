@@ -24,8 +24,6 @@ from typing import Final
 from headrace_contracts.events import (
     AttemptFinished,
     AttemptState,
-    Command,
-    CommandKind,
     Failure,
     MemberAnswer,
     MemberState,
@@ -37,8 +35,7 @@ from headrace_contracts.events import (
     TaskState,
     TaskStatus,
 )
-from headrace_contracts.ids import attempt_id
-from headrace_contracts.topics import AUDIT_RECORDED, work_topic
+from headrace_contracts.topics import work_topic
 from headrace_models.capabilities import LOGPROBS
 
 from headrace_router.decide.candidates import Candidate, Choice, choose, spent
@@ -49,8 +46,8 @@ from headrace_router.decide.panel_step import PanelStep, running
 from headrace_router.decide.panel_summary import CASCADE, PanelVerdict
 from headrace_router.decide.policy import ModelRef, RolePolicy
 from headrace_router.decide.reports import ANSWERED_REMOTELY, believed, came_too_late, close, given_up, in_vain
-from headrace_router.decide.retry import all_attempts, backoff, closed, next_number, tries
-from headrace_router.decide.routes import behind_others, role_of, rules_of
+from headrace_router.decide.retry import all_attempts, backoff, closed, tries
+from headrace_router.decide.routes import behind_others, dispatching, next_attempt, role_of, rules_of
 from headrace_router.decide.sites import at_site
 from headrace_router.decide.sources import cited, wants_json, with_sources
 from headrace_router.decide.terminal import breach, finish, task_of, with_lost
@@ -164,17 +161,7 @@ def _dispatch(
 ) -> None:
     state, now = step.state, context.now
     member = step.panel.members[place]
-    attempt = AttemptState(
-        number=next_number(state),
-        provider=chosen.provider,
-        model=chosen.model,
-        place=chosen.place,
-        site=chosen.site,
-        dispatched_at=now,
-        max_output_tokens=chosen.max_output_tokens,
-        worst_case_nanodollars=chosen.worst_case_nanodollars,
-        settings=chosen.settings,
-    )
+    attempt = next_attempt(state, chosen, now)
     due = [now + context.policy.attempts.timeout.of(state.lane), limit, state.deadline_at]
     step.state = replace(
         state,
@@ -193,11 +180,7 @@ def _dispatch(
         ),
     )
     step.note(now, "dispatched", f"{step.name(place)}: {choice.reason}", attempt)
-    name = attempt_id(task_of(state).task_id, attempt.number)
-    step.commands += [
-        Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=attempt.number),
-        Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=attempt.number),
-    ]
+    step.commands += dispatching(state, attempt, topic)
 
 
 def _gives_logprobs(choice: Choice, chosen: Candidate, context: DecisionContext) -> bool:

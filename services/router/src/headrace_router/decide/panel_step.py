@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from headrace_contracts.events import (
@@ -11,26 +11,20 @@ from headrace_contracts.events import (
     CommandKind,
     MemberState,
     PanelState,
-    Rejection,
-    TaskState,
-    TrailStep,
 )
 from headrace_contracts.ids import attempt_id
 from headrace_contracts.topics import cancelled_topic
 
+from headrace_router.decide.attempts_step import AttemptsStep, runs
 from headrace_router.decide.candidates import Choice
-from headrace_router.decide.model import Decision, Ignored
 from headrace_router.decide.panel_messages import speaks_of_others
-from headrace_router.decide.terminal import rejected_steps, task_of
+from headrace_router.decide.terminal import task_of
 
 
 @dataclass(slots=True)
-class PanelStep:
+class PanelStep(AttemptsStep):
     """The state as it has become, and what the decision has so far."""
 
-    state: TaskState
-    commands: list[Command] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
     failed_now: dict[int, frozenset[str]] = field(default_factory=dict)
     """Models that have just failed, written `provider/model`, by the place of the member."""
     missed: Choice | None = None
@@ -53,19 +47,6 @@ class PanelStep:
         self.state = replace(self.state, panel=replace(self.panel, members=(*self.panel.members, member)))
         return len(self.panel.members) - 1
 
-    def reject(self, rejected: Iterable[Rejection], now: int) -> None:
-        """Tell of models that may not work on it, each once."""
-        self.rejected += [one for one in rejected if one not in self.rejected]
-        steps = rejected_steps(self.state, tuple(rejected), now)
-        self.state = replace(self.state, trail=(*self.state.trail, *steps))
-
-    def note(self, now: int, word: str, reason: str, attempt: AttemptState | None = None) -> None:
-        step = TrailStep(
-            at=now, step=word, reason=reason,
-            provider=None if attempt is None else attempt.provider, model=None if attempt is None else attempt.model,
-        )  # fmt: skip
-        self.state = replace(self.state, trail=(*self.state.trail, step))
-
     def stop(self) -> None:
         """Have workers stop the attempts that are out: nobody waits for them any more."""
         task_id = task_of(self.state).task_id
@@ -79,12 +60,6 @@ class PanelStep:
             for attempt in running(self.panel)
         ]
 
-    def decided(self, decision: Decision | Ignored) -> Decision:
-        assert isinstance(decision, Decision), "a task that does not wait is never left as it is"
-        return replace(
-            decision, commands=(*self.commands, *decision.commands), rejected=(*self.rejected, *decision.rejected)
-        )
-
     def name(self, place: int) -> str:
         """What one of them is called in the trail."""
         member = self.panel.members[place]
@@ -94,11 +69,6 @@ class PanelStep:
             return f"rung {member.place + 1}"
         asked = [one for one in self.panel.members if not speaks_of_others(one)]
         return f"{member.part}, member {member.place + 1} of {len(asked)}"
-
-
-def runs(member: MemberState) -> bool:
-    """Whether an attempt of it is out."""
-    return bool(member.attempts) and member.attempts[-1].outcome is None
 
 
 def running(panel: PanelState) -> tuple[AttemptState, ...]:

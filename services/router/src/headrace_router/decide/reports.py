@@ -201,3 +201,18 @@ def _printable(text: str, longest: int) -> str:
     if len(text) <= longest and text.isprintable():
         return text
     return "".join(character for character in text[:longest] if character.isprintable())
+
+
+def expired(attempt: AttemptState, message: str) -> AttemptState:
+    """An attempt whose time is over."""
+    return replace(attempt, outcome=Outcome.EXPIRED, failure=Failure(code=ATTEMPT_TIMEOUT, message=message))
+
+
+def timed_out(attempt: AttemptState, now: int) -> AttemptState:
+    """An attempt that has given no result in its time."""
+    return expired(attempt, f"no result after {now - attempt.dispatched_at} ms")
+
+
+def undelivered(attempt: AttemptState, failure: Failure) -> AttemptState:
+    """An attempt that no worker will see: nothing was sent, so nothing was spent."""
+    return replace(attempt, outcome=Outcome.FAILED_PERMANENT, failure=failure, asked=False)

@@ -20,8 +20,6 @@ from headrace_contracts.content import ContentSealed, text_of
 from headrace_contracts.events import (
     AttemptFinished,
     AttemptState,
-    Command,
-    CommandKind,
     Failure,
     Outcome,
     ResearchState,
@@ -31,30 +29,40 @@ from headrace_contracts.events import (
     TaskPhase,
     TaskState,
 )
-from headrace_contracts.ids import attempt_id
-from headrace_contracts.topics import AUDIT_RECORDED, work_topic
+from headrace_contracts.topics import work_topic
 from headrace_models.found_sources import LARGEST_ANSWER, FoundSource, sources_in
 from headrace_models.upstream.values import Unreadable
 
+from headrace_router.decide.attempts_step import runs
 from headrace_router.decide.candidates import Candidate, Choice, NotNow, choose
 from headrace_router.decide.consulting import answer, answer_choice
 from headrace_router.decide.model import AttemptEnded, Decision, DecisionContext, Ignored, Undeliverable, WakeUp
 from headrace_router.decide.policy import ResearchPolicy
 from headrace_router.decide.queries import search_messages
-from headrace_router.decide.reports import ANSWERED_REMOTELY, ATTEMPT_TIMEOUT, believed, close, given_up
-from headrace_router.decide.retry import backoff, next_number, search_attempts, tries
+from headrace_router.decide.reports import (
+    ANSWERED_REMOTELY,
+    believed,
+    close,
+    expired,
+    given_up,
+    timed_out,
+    undelivered,
+)
+from headrace_router.decide.retry import backoff, search_attempts, tries
 from headrace_router.decide.routes import (
     behind_others,
+    dispatching,
     expire,
     fail,
     late,
     left_of_budget,
+    next_attempt,
     refuse,
     role_of,
     rules_of,
     without_candidate,
 )
-from headrace_router.decide.search_step import SearchStep, runs
+from headrace_router.decide.search_step import SearchStep
 from headrace_router.decide.sites import at_site
 from headrace_router.decide.sources import merged
 from headrace_router.decide.terminal import breach, has_answered, task_of
@@ -123,10 +131,7 @@ def search_undeliverable(state: TaskState, event: Undeliverable, context: Decisi
     if place is None or _searches(state)[place].attempts[-1].outcome is not None:
         return Ignored("late_result")
     step = SearchStep(state)
-    last = _searches(state)[place].attempts[-1]
-    # Nothing was sent, so nothing was spent.
-    end = replace(last, outcome=Outcome.FAILED_PERMANENT, failure=event.failure, asked=False)
-    _try_again(step, place, end, context)
+    _try_again(step, place, undelivered(_searches(state)[place].attempts[-1], event.failure), context)
     return _advanced(step, context)
 
 
@@ -139,9 +144,7 @@ def wake_searching(state: TaskState, _: WakeUp, context: DecisionContext) -> Dec
     step = SearchStep(state)
     for place, search in enumerate(_searches(state)):
         if not search.ended and runs(search) and search.wake_at is not None and search.wake_at <= context.now:
-            last = search.attempts[-1]
-            failure = Failure(code=ATTEMPT_TIMEOUT, message=f"no result after {context.now - last.dispatched_at} ms")
-            _try_again(step, place, replace(last, outcome=Outcome.EXPIRED, failure=failure), context)
+            _try_again(step, place, timed_out(search.attempts[-1], context.now), context)
     return _advanced(step, context)
 
 
@@ -190,15 +193,8 @@ def _dispatch(
     step.reject(choice.rejected, context.now)
     state, now = step.state, context.now
     search = step.research.searches[place]
-    attempt = AttemptState(
-        number=next_number(state),
-        provider=chosen.provider,
-        model=chosen.model,
-        place=chosen.place,
-        site=chosen.site,
-        dispatched_at=now,
-        worst_case_nanodollars=chosen.worst_case_nanodollars,
-    )
+    # A search writes no tokens, and runs no model of ours.
+    attempt = replace(next_attempt(state, chosen, now), max_output_tokens=None, settings=None)
     begins = state.phase is not TaskPhase.SEARCHING
     step.state = replace(
         state,
@@ -210,11 +206,7 @@ def _dispatch(
     )
     step.change(place, replace(search, attempts=(*search.attempts, attempt), wake_at=now + policy.attempt_timeout))
     step.note(now, "dispatched", f"{step.name(place)}: {choice.reason}", attempt)
-    name = attempt_id(task_of(state).task_id, attempt.number)
-    step.commands += [
-        Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=attempt.number),
-        Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=attempt.number),
-    ]
+    step.commands += dispatching(state, attempt, topic)
 
 
 def _take(
@@ -283,8 +275,7 @@ def _give_up_rest(step: SearchStep, context: DecisionContext) -> None:
             continue
         attempts = search.attempts
         if runs(search):
-            failure = Failure(code=ATTEMPT_TIMEOUT, message=_ENOUGH)
-            attempts = (*attempts[:-1], replace(attempts[-1], outcome=Outcome.EXPIRED, failure=failure))
+            attempts = (*attempts[:-1], expired(attempts[-1], _ENOUGH))
         step.change(place, replace(search, attempts=attempts, wake_at=None, ended=True))
         step.note(context.now, "searched", f"{step.name(place)}: nothing, {_ENOUGH}")
 

@@ -236,11 +236,10 @@ def _site(attempt: AttemptState) -> str:
     return f"site {attempt.site}" if attempt.site else "those without a site"
 
 
-def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, context: DecisionContext) -> Decision:
-    task, now = task_of(state), context.now
-    number = next_number(state)
-    attempt = AttemptState(
-        number=number,
+def next_attempt(state: TaskState, chosen: Candidate, now: int) -> AttemptState:
+    """The task's next attempt, sent now."""
+    return AttemptState(
+        number=next_number(state),
         provider=chosen.provider,
         model=chosen.model,
         place=chosen.place,
@@ -250,6 +249,20 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         worst_case_nanodollars=chosen.worst_case_nanodollars,
         settings=chosen.settings,
     )
+
+
+def dispatching(state: TaskState, attempt: AttemptState, topic: str) -> list[Command]:
+    """What is written for an attempt that is sent to a topic of work."""
+    name, number = attempt_id(task_of(state).task_id, attempt.number), attempt.number
+    return [
+        Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=number),
+        Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=number),
+    ]
+
+
+def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, context: DecisionContext) -> Decision:
+    task, now = task_of(state), context.now
+    attempt = next_attempt(state, chosen, now)
     sent = TrailStep(at=now, step="dispatched", provider=chosen.provider, model=chosen.model, reason=choice.reason)
     wake_at = now + context.policy.attempts.timeout.of(state.lane)
     running = changed(
@@ -262,15 +275,12 @@ def _dispatch(state: TaskState, choice: Choice, chosen: Candidate, topic: str, c
         trail=(*state.trail, *rejected_steps(state, choice.rejected, now), sent),
         privacy=choice.privacy,
     )
-    name = attempt_id(task.task_id, number)
-    commands = [
-        Command(kind=CommandKind.DISPATCH, event_id=name, topic=topic, attempt=number),
-        Command(kind=CommandKind.AUDIT, event_id=f"{name}/audit", topic=AUDIT_RECORDED.name, attempt=number),
-    ]
+    commands = dispatching(state, attempt, topic)
     if state.attempts and task.stream and state.reply_partition is not None:
         restarted = Command(
-            kind=CommandKind.REPLY, event_id=f"{name}/restarted", topic=TASKS_REPLIES.name, attempt=number
-        )
+            kind=CommandKind.REPLY, event_id=f"{attempt_id(task.task_id, attempt.number)}/restarted",
+            topic=TASKS_REPLIES.name, attempt=attempt.number,
+        )  # fmt: skip
         commands.insert(0, restarted)
     return Decision(running, tuple(commands), choice.rejected)
 
