@@ -43,11 +43,9 @@ from headrace_contracts.ids import attempt_id
 from headrace_models.prices import PriceBook, load_price_book
 from headrace_router.adapters.policy_file import parse_policy
 from headrace_router.adapters.routing_view import RoutingView
-from headrace_router.decide.attempt_windows import NOTHING_OUT, OutNow
 from headrace_router.decide.machine import decide
-from headrace_router.decide.model import AttemptEnded, Decision, Equal, Submitted
+from headrace_router.decide.model import AttemptEnded, Decision, NoOtherTasks, Submitted
 from headrace_router.decide.revisions import revision_key
-from headrace_router.decide.tenant_quota import NO_LOAD, LiveLoad
 from rich.console import Console
 from rich.table import Table
 
@@ -61,27 +59,6 @@ class Rate:
 
     way: str
     per_second: float
-
-
-class Nobody:
-    """No other task is in flight."""
-
-    last_turn = 0
-
-    def equal_to(self, digest: str, now: int) -> Equal:
-        return Equal()
-
-    def load_of(self, tenant: str) -> LiveLoad:
-        return NO_LOAD
-
-    def out(self, tenant: str, topic: str) -> OutNow:
-        return NOTHING_OUT
-
-    def attempts_in(self, topic: str) -> int:
-        return 0
-
-    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
-        return None
 
 
 def policy_text(strategy: str) -> str:
@@ -186,7 +163,7 @@ WAYS: dict[str, tuple[str, Routing | None, bool, bool]] = {
 def measure(way: str, count: int) -> Rate:
     """Route and finish `count` tasks."""
     strategy, routing, tenants, moving = WAYS[way]
-    view, peers = view_of(strategy, tenants=tenants), Nobody()
+    view, peers = view_of(strategy, tenants=tenants), NoOtherTasks()
     some, submitted = next(fleet()), tasks(count, routing)
     gc.collect()
     began, reported = time.process_time(), time.process_time()

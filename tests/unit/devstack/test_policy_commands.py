@@ -11,22 +11,17 @@ from pathlib import Path
 import pytest
 from headrace.cli.main import PLUGINS, build
 from headrace.connecting import Cluster
-from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import TOPICS
 from headrace_devstack.policy import publishing
 from headrace_devstack.policy.differences import Difference, differences
 from headrace_router.adapters.policy_file import load_policy, parse_policy, policy_text
 from headrace_router.decide.revisions import Revisions
 from headrace_streams.memory import MemoryCluster, MemoryLog
+from headrace_testing.lasting_registry import LastingRegistry
 from typer.testing import CliRunner, Result
 
 SHIPPED = policy_text(None)[0]
 Run = Callable[..., Result]
-
-
-class LastingRegistry(MemoryRegistry):
-    async def close(self) -> None:
-        """The next command uses it again."""
 
 
 @pytest.fixture

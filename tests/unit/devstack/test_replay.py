@@ -15,10 +15,10 @@ from headrace.cli.main import PLUGINS, build
 from headrace.connecting import Cluster
 from headrace_contracts.events import NodeStatus, Privacy, SwitchedOff, SwitchKind, TaskSubmitted
 from headrace_contracts.ids import new_id
-from headrace_contracts.memory_registry import MemoryRegistry
 from headrace_contracts.topics import FLEET_STATUS
 from headrace_router.adapters.policy_file import load_policy, policy_text
 from headrace_streams.publishing import Publication
+from headrace_testing.lasting_registry import LastingRegistry
 from headrace_testing.router_twin import Twin, now_ms
 from headrace_testing.routing import EVERYWHERE, task
 from typer.testing import CliRunner, Result
@@ -26,11 +26,6 @@ from typer.testing import CliRunner, Result
 SHIPPED = policy_text(None)[0]
 IN_THE_CLOUD = SHIPPED.replace("mode: hybrid  ", "mode: cloud   ")
 BUT_OURS = SHIPPED.replace("mode: hybrid  ", "mode: local   ")
-
-
-class LastingRegistry(MemoryRegistry):
-    async def close(self) -> None:
-        """The next command uses it again."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from headrace.connecting import Cluster
@@ -41,9 +42,14 @@ def policy_in_force(revisions: Revisions) -> Policy:
 async def read_revisions(cluster: Cluster) -> Revisions:
     """All revisions as the topic has them now. Raises TransientError, RegistryUnavailable."""
     (found,) = await newest_events(cluster, (POLICIES,))
+    return revisions_in(found)
+
+
+def revisions_in(published: Mapping[str, PolicyPublished]) -> Revisions:
+    """The revisions in the newest records of the topic `policies`, by their keys."""
     revisions = Revisions()
-    for key, published in found.items():
-        revisions.apply(key, published)
+    for key, each in published.items():
+        revisions.apply(key, each)
     return revisions
 
 

@@ -14,16 +14,14 @@ from headrace.cli.running import USAGE, addresses, fail, run
 from headrace.cli.timeparse import parse_time_or_age
 from headrace.connecting import Cluster
 from headrace.nodes import newest_events
-from headrace_contracts.events import PolicyPublished
 from headrace_contracts.topics import FLEET_STATUS, POLICIES, PREFERENCES
 from headrace_contracts.users import OPERATOR
 from headrace_models.prices import PriceBook, PriceBookInvalid, load_price_book
 from headrace_router.adapters.policy_file import PolicyInvalid, parse_policy, policy_text
 from headrace_router.decide.policy import Policy
-from headrace_router.decide.revisions import Revisions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headrace_devstack.policy.publishing import policy_in_force
+from headrace_devstack.policy.publishing import policy_in_force, revisions_in
 from headrace_devstack.replay.comparing import Comparing, Comparison, document
 from headrace_devstack.replay.deciding import Decider
 from headrace_devstack.replay.reading import Span, count_tasks, recorded_tasks
@@ -92,7 +90,7 @@ async def _compare(
 ) -> Comparison:
     async with Cluster.at(addresses(), user=OPERATOR) as cluster:
         reports, preferences, published = await newest_events(cluster, (FLEET_STATUS, PREFERENCES, POLICIES))
-        revisions = _revisions(published)
+        revisions = revisions_in(published)
         try:
             old = policy_in_force(revisions)
         except PolicyInvalid as error:
@@ -106,14 +104,6 @@ async def _compare(
             async for recorded in recorded_tasks(cluster, span, tenant=tenant, advance=advance):
                 comparing.take(recorded)
         return comparing.result()
-
-
-def _revisions(published: Any) -> Revisions:
-    revisions = Revisions()
-    for key, each in published.items():
-        assert isinstance(each, PolicyPublished)
-        revisions.apply(key, each)
-    return revisions
 
 
 @contextmanager

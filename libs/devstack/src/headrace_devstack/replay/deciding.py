@@ -9,13 +9,11 @@ from typing import Final
 from headrace_contracts.events import ModelStatus, NodeStatus, Place, PolicyPublished, Preferences, Privacy, TaskPhase
 from headrace_models.prices import PriceBook
 from headrace_router.adapters.published_policies import PublishedPolicies
-from headrace_router.decide.attempt_windows import NOTHING_OUT, OutNow
 from headrace_router.decide.fleet import Fleet
 from headrace_router.decide.machine import decide
-from headrace_router.decide.model import Decision, DecisionContext, Equal, Submitted
+from headrace_router.decide.model import Decision, DecisionContext, NoOtherTasks, Submitted
 from headrace_router.decide.policy import Policy
 from headrace_router.decide.revisions import INSTALLATION
-from headrace_router.decide.tenant_quota import NO_LOAD, LiveLoad
 
 from headrace_devstack.replay.recorded import ModelName, Recorded, first_attempts
 
@@ -44,27 +42,6 @@ class ReplayedDecision:
     def name(self) -> str:
         """In words."""
         return " + ".join("/".join(each) for each in self.sent_to) or self.otherwise
-
-
-class _Alone:
-    """No other task is in flight: what only load decides is left out."""
-
-    last_turn = 0
-
-    def equal_to(self, digest: str, now: int) -> Equal:
-        return Equal()
-
-    def load_of(self, tenant: str) -> LiveLoad:
-        return NO_LOAD
-
-    def out(self, tenant: str, topic: str) -> OutNow:
-        return NOTHING_OUT
-
-    def attempts_in(self, topic: str) -> int:
-        return 0
-
-    def site_of_session(self, tenant: str, session: str, but: str) -> str | None:
-        return None
 
 
 class Decider:
@@ -119,7 +96,7 @@ class Decider:
             policy=policy,
             prices=self._prices,
             fleet=self._fleet_without(recorded.unavailable),
-            peers=_Alone(),
+            peers=NoOtherTasks(),
             user_preferences=self._preferences.get(f"{task.tenant}/{task.user}") if task.user else None,
             tenant_preferences=self._preferences.get(f"{task.tenant}/"),
         )

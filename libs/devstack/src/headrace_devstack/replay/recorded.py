@@ -19,6 +19,7 @@ from headrace_contracts.events import (
 from headrace_contracts.switches import SWITCHED_OFF
 from headrace_models.ports import CallUsage
 from headrace_router.decide.candidates import NO_CAPACITY, NO_LOCAL_CAPACITY
+from headrace_router.decide.retry import panel_attempts
 
 UNAVAILABLE: Final = frozenset({NO_CAPACITY, NO_LOCAL_CAPACITY, SWITCHED_OFF})
 """Rejections that tell what could not be used at that time, whatever a policy says."""
@@ -70,8 +71,8 @@ def first_decision(entry: JournalEntry) -> FirstDecision:
 
 def first_attempts(state: TaskState) -> Sequence[AttemptState]:
     """The attempts that a submission has led to: one, or those of a cascade's first model or of an ensemble."""
-    if state.phase is TaskPhase.CONSULTING and state.panel is not None:
-        return [attempt for member in state.panel.members for attempt in member.attempts]
+    if state.phase is TaskPhase.CONSULTING:
+        return panel_attempts(state)
     return state.attempts if state.phase is TaskPhase.RUNNING else ()
 
 

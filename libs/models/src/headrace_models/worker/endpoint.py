@@ -190,7 +190,7 @@ class Endpoint:
 
     def spared_seconds(self, model: str, size: CallSize, warm_tokens: int) -> float:
         """What a call takes less because so many tokens of its prompt need not be read again."""
-        if not warm_tokens or not self._is_loaded(model):
+        if not warm_tokens or not self.is_loaded(model):
             return 0.0
         speed, left = self._speed(model), size.without(warm_tokens)
         return max(0.0, speed.prompt_seconds(size.prompt_tokens) - speed.prompt_seconds(left.prompt_tokens))
@@ -201,14 +201,10 @@ class Endpoint:
         info = next((one for one in self.status.models if one.name in names), None)
         return None if info is None else info.loaded_context_tokens or info.context_tokens
 
-    def is_loaded(self, model: str) -> bool:
-        """Whether a model is in memory there, as far as is known."""
-        return self._is_loaded(model)
-
     def load_seconds(self, model: str) -> float:
         """What loading a model adds to a call that begins now."""
         # Another call has it loaded already.
-        if self._is_loaded(model) or self._of_model[model]:
+        if self.is_loaded(model) or self._of_model[model]:
             return 0.0
         return self._speed(model).load_seconds
 
@@ -267,7 +263,7 @@ class Endpoint:
             lane,
             now,
             load,
-            not self._is_loaded(model),
+            not self.is_loaded(model),
             self._of_model[model],
             self._delayed(now),
             warm_tokens,
@@ -391,7 +387,8 @@ class Endpoint:
         calls = self._running.get(id(size))
         return calls[0] if calls else None
 
-    def _is_loaded(self, model: str) -> bool:
+    def is_loaded(self, model: str) -> bool:
+        """Whether a model is in memory there, as far as is known."""
         names = {model, f"{model}:latest"}
         info = next((one for one in self.status.models if one.name in names), None)
         # Providers that tell no size of it have it in memory all the time.
